@@ -1,0 +1,25 @@
+//! The frames of the device link and of the enrolment dialogue, and how they lie on a stream.
+//!
+//! A frame is a length (u32, little endian) and a postcard value. Enum variants and struct fields only ever grow at the
+//! end, within what `PROTOCOL` both sides have agreed on in their first frames; golden bytes keep that honest.
+
+mod enroll;
+mod frame;
+mod link;
+
+pub use enroll::{DeviceInfo, EnrollDown, EnrollRefusal, EnrollUp, Issued, recovery_statement};
+pub use frame::{FRAME_BYTES_MAX, FrameError, decode_frame, encode_frame};
+pub use link::{
+    Alphabet, Attempt, Body, Dispatch, Down, ErrorClass, ErrorDomain, Held, Hello, InboundMessage, NotSent, Refusal, Registration,
+    Report, ReportKind, SendError, Settings, SimHealth, SimInfo, SimState, Telemetry, TextEncoding, Up, Welcome,
+};
+
+/// ALPN of the link of an enrolled device.
+pub const ALPN_LINK: &[u8] = b"flotilla/1";
+/// ALPN of the enrolment dialogue: no client certificate.
+pub const ALPN_ENROLL: &[u8] = b"flotilla-enroll/1";
+/// The newest frame set this build speaks.
+pub const PROTOCOL: u16 = 1;
+
+#[cfg(test)]
+mod tests;
