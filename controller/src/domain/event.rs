@@ -86,9 +86,10 @@ pub enum Change {
     Doubted { attempt: u16, route: Route },
     /// `dispatching | unknown -> sent`. The time is the device's, held between the dispatch and now.
     Sent { attempt: u16, route: Route, sent_ms: u64 },
-    /// One of several segments is delivered; the state stays.
-    SegmentDelivered { attempt: u16, segment: u8 },
-    /// `-> delivered`, all segments. `sent_ms` as in `Sent`.
+    /// One of several segments is delivered, others are missing; the state stays.
+    SegmentDelivered { attempt: u16, route: Route, segment: u8 },
+    /// `sent -> delivered`: the report of the last missing segment, instead of its `SegmentDelivered`. `sent_ms` as in `Sent`,
+    /// which always comes before: where the delivery report was the first sign of life, both are written together.
     Delivered { attempt: u16, route: Route, sent_ms: u64, delivered_ms: u64 },
     /// `-> failed`.
     Failed { attempt: u16, route: Option<Route>, why: Failure },

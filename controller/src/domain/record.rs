@@ -38,12 +38,14 @@ pub struct Step {
     pub failure: Option<Failure>,
     /// The segment, for the report of a single one.
     pub segment: Option<u8>,
+    /// When it happened by the device's account (Unix ms), for `sent` and `delivered`.
+    pub device_ms: Option<u64>,
 }
 
 impl MessageRecord {
     pub fn accepted(submission: Submission, at_ms: u64, order: (u64, u32)) -> Self {
         let state = if submission.due_ms > at_ms { MessageState::Scheduled } else { MessageState::Queued };
-        let first = Step { at_ms, state, attempt: 0, route: None, failure: None, segment: None };
+        let first = Step { at_ms, state, attempt: 0, route: None, failure: None, segment: None, device_ms: None };
         Self {
             next_try_ms: submission.due_ms,
             submission,
@@ -74,6 +76,7 @@ impl MessageRecord {
             route: None,
             failure: None,
             segment: None,
+            device_ms: None,
         };
         match change {
             Change::Due => self.state = MessageState::Queued,
@@ -101,9 +104,11 @@ impl MessageRecord {
                 self.sent_ms = Some(*sent_ms);
                 self.failure = None;
                 step.route = Some(*route);
+                step.device_ms = Some(*sent_ms);
             }
-            Change::SegmentDelivered { segment, .. } => {
+            Change::SegmentDelivered { route, segment, .. } => {
                 self.segments_delivered |= 1u32.checked_shl(u32::from(*segment)).unwrap_or(0);
+                step.route = Some(*route);
                 step.segment = Some(*segment);
             }
             Change::Delivered { route, sent_ms, delivered_ms, .. } => {
@@ -112,6 +117,7 @@ impl MessageRecord {
                 self.delivered_ms = Some(*delivered_ms);
                 self.failure = None;
                 step.route = Some(*route);
+                step.device_ms = Some(*delivered_ms);
             }
             Change::Failed { route, why, .. } | Change::Expired { route, why, .. } => {
                 self.state = match change {
