@@ -1,1 +1,7 @@
-//! Placeholder for the first build of dependencies.
+//! The agent beside the radios: link to the controllers, durable outbox, radios.
+//!
+//! A library without a command line's assumptions and without global state: the phone app runs it through JNI, the
+//! simulator runs ten thousand of it in one process.
+
+pub mod clock;
+pub mod radio;

@@ -1,2 +1,2 @@
-//! x
+//! The command line of a node.
 fn main() {}
