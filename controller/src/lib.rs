@@ -3,4 +3,5 @@
 //! `domain` decides and does no IO; `store` keeps; `shard` and `gateway` are the actors between them; `follow` turns the
 //! journal into what people query; `api` and `cli` are the doors. `app` wires one node together.
 
+pub mod ca;
 pub mod domain;
