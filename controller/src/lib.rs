@@ -5,3 +5,5 @@
 
 pub mod ca;
 pub mod domain;
+pub mod follow;
+pub mod store;
