@@ -7,3 +7,7 @@ pub mod ca;
 pub mod domain;
 pub mod follow;
 pub mod store;
+pub mod api;
+pub mod config;
+pub mod domain;
+pub mod telemetry;
