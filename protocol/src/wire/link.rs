@@ -31,25 +31,52 @@ pub enum Down {
     /// The link is up. First frame, or else `Redirect` or `Refused`.
     Welcome(Welcome),
     /// Another controller leads this tenant's shard.
-    Redirect { controllers: Vec<String> },
-    Refused { reason: Refusal, detail: String },
+    Redirect {
+        controllers: Vec<String>,
+    },
+    Refused {
+        reason: Refusal,
+        detail: String,
+    },
     Dispatch(Dispatch),
     /// Grants attempts that were dispatched without a grant, or that `Holding` has listed as waiting.
-    Go { attempts: SmallVec<[Attempt; 4]>, sent_ms: u64, send_within_ms: u32 },
+    Go {
+        attempts: SmallVec<[Attempt; 4]>,
+        sent_ms: u64,
+        send_within_ms: u32,
+    },
     /// Not wanted any more: answered by `NotSent { Cancelled }` unless already handed over.
-    Cancel { attempts: SmallVec<[Attempt; 4]> },
+    Cancel {
+        attempts: SmallVec<[Attempt; 4]>,
+    },
     /// Every report up to this position is durable at the controller.
-    AckReports { position: u64 },
+    AckReports {
+        position: u64,
+    },
     Settings(Settings),
     /// The ids of the SIMs that a device has announced, by slot.
-    Sims { sims: Vec<(u8, SimId)> },
-    Ussd { request: u32, slot: u8, code: String },
+    Sims {
+        sims: Vec<(u8, SimId)>,
+    },
+    Ussd {
+        request: u32,
+        slot: u8,
+        code: String,
+    },
     /// The controller goes away on purpose: finish what is granted, connect elsewhere or come back.
     Drain,
-    Pong { device_ms: u64, controller_ms: u64 },
+    Pong {
+        device_ms: u64,
+        controller_ms: u64,
+    },
     /// The answer to `Renew`.
-    Certificate { chain_der: Vec<Vec<u8>>, roots_der: Vec<Vec<u8>> },
-    RenewRefused { detail: String },
+    Certificate {
+        chain_der: Vec<Vec<u8>>,
+        roots_der: Vec<Vec<u8>>,
+    },
+    RenewRefused {
+        detail: String,
+    },
 }
 
 /// From a device to a controller.
@@ -58,17 +85,35 @@ pub enum Up {
     /// First frame.
     Hello(Hello),
     /// The attempt is in the device's outbox. A hint for the trace: nothing depends on its arrival.
-    Accepted { attempt: Attempt },
+    Accepted {
+        attempt: Attempt,
+    },
     Report(Report),
     /// Attempts without a result, listed once after `Welcome` and after the repeated reports; the last list says so.
-    Holding { held: Vec<Held>, last: bool },
+    Holding {
+        held: Vec<Held>,
+        last: bool,
+    },
     Telemetry(Telemetry),
     /// The inventory has changed.
-    Sims { sims: Vec<SimInfo> },
-    UssdReply { request: u32, result: Result<String, String> },
-    Log { level: u8, target: String, line: String },
-    Ping { device_ms: u64 },
-    Renew { csr_der: Vec<u8> },
+    Sims {
+        sims: Vec<SimInfo>,
+    },
+    UssdReply {
+        request: u32,
+        result: Result<String, String>,
+    },
+    Log {
+        level: u8,
+        target: String,
+        line: String,
+    },
+    Ping {
+        device_ms: u64,
+    },
+    Renew {
+        csr_der: Vec<u8>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -199,17 +244,36 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ReportKind {
     /// All segments are handed to the network.
-    Sent { attempt: Attempt, segments: u8 },
+    Sent {
+        attempt: Attempt,
+        segments: u8,
+    },
     /// Never handed over, and never will be: safe to send elsewhere.
-    NotSent { attempt: Attempt, reason: NotSent },
+    NotSent {
+        attempt: Attempt,
+        reason: NotSent,
+    },
     /// The radio or the network refused; `segments_sent` of them had left before.
-    Failed { attempt: Attempt, error: SendError, segments_sent: u8 },
+    Failed {
+        attempt: Attempt,
+        error: SendError,
+        segments_sent: u8,
+    },
     /// The device stopped between handing over and learning the result.
-    Unknown { attempt: Attempt },
+    Unknown {
+        attempt: Attempt,
+    },
     /// The network delivered this segment (counted from 0).
-    Delivered { attempt: Attempt, segment: u8 },
+    Delivered {
+        attempt: Attempt,
+        segment: u8,
+    },
     /// The network gave up on this segment.
-    Undelivered { attempt: Attempt, segment: u8, error: SendError },
+    Undelivered {
+        attempt: Attempt,
+        segment: u8,
+        error: SendError,
+    },
     Inbound(InboundMessage),
 }
 

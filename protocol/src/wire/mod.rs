@@ -10,8 +10,9 @@ mod link;
 pub use enroll::{DeviceInfo, EnrollDown, EnrollRefusal, EnrollUp, Issued, recovery_statement};
 pub use frame::{FRAME_BYTES_MAX, FrameError, decode_frame, encode_frame};
 pub use link::{
-    Alphabet, Attempt, Body, Dispatch, Down, ErrorClass, ErrorDomain, Held, Hello, InboundMessage, NotSent, Refusal, Registration,
-    Report, ReportKind, SendError, Settings, SimHealth, SimInfo, SimState, Telemetry, TextEncoding, Up, Welcome,
+    Alphabet, Attempt, Body, Dispatch, Down, ErrorClass, ErrorDomain, Held, Hello, InboundMessage, NotSent, Refusal,
+    Registration, Report, ReportKind, SendError, Settings, SimHealth, SimInfo, SimState, Telemetry, TextEncoding, Up,
+    Welcome,
 };
 
 /// ALPN of the link of an enrolled device.

@@ -1,4 +1,0 @@
-//! Messages: accepting, previewing, listing, cancelling.
-
-pub mod request;
-pub mod validate;

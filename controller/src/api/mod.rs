@@ -1,5 +1,0 @@
-//! The HTTP API.
-
-pub mod json;
-pub mod messages;
-pub mod problem;
