@@ -3,4 +3,10 @@
 //! `domain` decides and does no IO; `store` keeps; `shard` and `gateway` are the actors between them; `follow` turns the
 //! journal into what people query; `api` and `cli` are the doors. `app` wires one node together.
 
+pub mod api;
+pub mod ca;
+pub mod config;
 pub mod domain;
+pub mod follow;
+pub mod store;
+pub mod telemetry;

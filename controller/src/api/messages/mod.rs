@@ -1,0 +1,4 @@
+//! Messages: accepting, previewing, listing, cancelling.
+
+pub mod request;
+pub mod validate;

@@ -1,0 +1,5 @@
+//! The HTTP API.
+
+pub mod json;
+pub mod messages;
+pub mod problem;

@@ -1,0 +1,76 @@
+//! The journal: what the shards decided, durable, in order. The truth that everything else follows.
+
+use std::sync::Arc;
+
+use flotilla_protocol::id::{Epoch, ShardId};
+use futures_util::future::BoxFuture;
+
+use super::{Feed, StoreError};
+use crate::domain::event::Event;
+
+/// What one commit of one shard appends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    pub shard: ShardId,
+    /// The leadership under which it was decided.
+    pub epoch: Epoch,
+    /// 1, 2, 3... for each shard, without a gap, across all epochs.
+    pub seq: u64,
+    pub events: Arc<[Event]>,
+}
+
+/// An encoded batch is at most this large. A shard that stops collecting at 16k events stays far below.
+pub const BATCH_BYTES_MAX: usize = 64 << 20;
+
+pub trait Journal: Send + Sync + 'static {
+    /// How many shards there are. Fixed when the store is created.
+    fn shards(&self) -> u16;
+
+    /// The highest epoch that ever took each shard, shard 0 first.
+    fn epochs(&self) -> BoxFuture<'_, Result<Vec<Epoch>, StoreError>>;
+
+    /// Takes a shard: from now on every lower epoch is fenced. Answers the last committed sequence, 0 for none.
+    /// Taking again with the same epoch changes nothing, so a call with an unknown outcome may be repeated.
+    fn take(&self, shard: ShardId, epoch: Epoch) -> BoxFuture<'_, Result<u64, CommitError>>;
+
+    /// Appends a batch; durable when it returns Ok. Calls of different shards share one transaction and one device flush.
+    /// A shard has one commit at a time under way: a second one before the first returns is out of order.
+    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<(), CommitError>>;
+
+    /// The batches after a sequence, in order, until their encoded size passes `bytes_max`: at least one when there is one.
+    /// [`StoreError::Trimmed`] when the next one is gone.
+    fn read(&self, shard: ShardId, after_seq: u64, bytes_max: usize) -> BoxFuture<'_, Result<Vec<Batch>, StoreError>>;
+
+    /// The last committed sequence, 0 for none.
+    fn last(&self, shard: ShardId) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Nobody needs the batches up to this sequence any more. The engine keeps a window of the youngest all the same, and
+    /// deletes the others little by little.
+    fn trim(&self, shard: ShardId, up_to_seq: u64) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Wakes whoever follows, and knows how far each shard is.
+    fn feed(&self) -> Feed;
+}
+
+/// Why a batch was not committed. Only [`CommitError::Unknown`] leaves open whether it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Another leader has the shard: step down.
+    #[error("shard {shard} is taken by epoch {epoch}")]
+    Fenced { shard: ShardId, epoch: Epoch },
+    #[error("shard {shard} expects sequence {expected} next")]
+    OutOfOrder { shard: ShardId, expected: u64 },
+    /// The engine failed at the point of no return. Ask [`Journal::last`] until it answers: the batch is durable exactly
+    /// when its sequence is there (nobody else writes under this epoch). Nothing may be released before.
+    #[error("it is not known whether the batch was committed: {0}")]
+    Unknown(String),
+    /// Nothing was written. Commits work again as soon as there is space.
+    #[error("the disk of the data folder is full; free some space")]
+    Full,
+    /// Nothing was written.
+    #[error("the journal is not available: {0}")]
+    Unavailable(String),
+    /// Nothing was written, and never will be.
+    #[error("a batch of {bytes} bytes is over the limit of {BATCH_BYTES_MAX}")]
+    TooLarge { bytes: usize },
+}

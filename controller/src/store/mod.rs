@@ -1,0 +1,48 @@
+//! What survives: the journal (the truth), the message rows behind it, the catalog.
+//!
+//! Three traits, so that a second engine can stand beside SQLite; `contract` is the suite that each engine has to pass.
+
+mod catalog;
+mod journal;
+pub mod migrations;
+mod rows;
+mod tail;
+
+use std::sync::Arc;
+
+use flotilla_protocol::id::ShardId;
+
+pub use catalog::{Catalog, FromValue, ROWS_MAX, Row, SqlError, Tx, TxBody, Value};
+pub use journal::{BATCH_BYTES_MAX, Batch, CommitError, Journal};
+pub use rows::{
+    Cursor, CursorError, Flush, IDEMPOTENCY_MS, InboundFilter, KeyUse, LIMIT_MAX, LOAD_MAX, MessageFilter, OpenCount,
+    Order, Page, Paged, QueuedQuery, Rows, Scan, Upsert,
+};
+pub use tail::Feed;
+
+/// The three parts of one engine over one data folder.
+#[derive(Clone)]
+pub struct Stores {
+    pub journal: Arc<dyn Journal>,
+    pub rows: Arc<dyn Rows>,
+    pub catalog: Arc<dyn Catalog>,
+}
+
+/// Why something could not be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error("the disk of the data folder is full; free some space")]
+    Full,
+    /// The batches up to `up_to` are gone.
+    #[error("shard {shard} is trimmed up to sequence {up_to}")]
+    Trimmed { shard: ShardId, up_to: u64 },
+    #[error("there is no shard {shard}")]
+    NoSuchShard { shard: ShardId },
+    #[error("the cursor is not one that this list has given; leave it out to start at the newest")]
+    Cursor,
+    /// What was stored does not decode: written by a newer program, or damaged.
+    #[error("{what} cannot be read: {detail}")]
+    Damaged { what: String, detail: String },
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+}
