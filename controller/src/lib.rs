@@ -7,6 +7,7 @@ pub mod api;
 pub mod ca;
 pub mod config;
 pub mod domain;
+pub mod fleet;
 pub mod follow;
 pub mod store;
 pub mod telemetry;

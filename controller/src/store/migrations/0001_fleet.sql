@@ -9,7 +9,8 @@ CREATE TABLE tenants (
 
 CREATE TABLE api_keys (
     id {bytes} PRIMARY KEY,
-    tenant {bytes} NOT NULL REFERENCES tenants (id),
+    -- Null for the installation's own key, which stands above tenants.
+    tenant {bytes} REFERENCES tenants (id),
     name TEXT NOT NULL,
     -- SHA-256 of the secret; the secret itself is shown once and never kept.
     hash {bytes} NOT NULL UNIQUE,
