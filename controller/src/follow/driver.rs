@@ -242,6 +242,11 @@ impl<F: Follower> Driver<F> {
     async fn take(&mut self, shard: ShardId) -> Result<bool, FollowError> {
         let after = self.follower.position(shard);
         if after >= self.feed.last(shard) {
+            // A follower that has healed itself may be further than what it was given.
+            if self.progress.taken[usize::from(shard.0)].load(Ordering::Acquire) < after {
+                self.note_taken(shard, 0);
+                self.progress.announce();
+            }
             return Ok(false);
         }
         let batches = match self.journal.read(shard, after, READ_BYTES).await {

@@ -1,6 +1,7 @@
 //! Followers: what is derived from the journal (rows, aggregates, live events), each at its own pace and with its own
 //! position. The journal is trimmed behind the slowest of those that keep something.
 
+pub mod aggregates;
 mod driver;
 mod trim;
 

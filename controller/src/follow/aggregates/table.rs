@@ -1,0 +1,164 @@
+//! The rows in memory: what was touched lately, as whole values, so that a flush writes results and not increments.
+//!
+//! A row is read from disk when it is first touched. It knows the sequence up to which the disk had it complete, so the
+//! replay after a crash adds nothing twice. Which values get a row of their own depends only on the order of events, so a
+//! replay decides as the first run did.
+
+use rustc_hash::FxHashMap;
+
+use super::contribution::Contribution;
+use super::counters::{Counts, encode_row};
+use super::disk::DiskError;
+use super::key::{BlockKey, Dimension, OTHER, PREFIX_LEN, Place, Step, place, prefix, row_key};
+
+/// Adds without looking at what a row already holds: for a rebuild, whose rows start empty.
+pub(super) const ALWAYS: u64 = u64::MAX;
+
+/// Where rows come from that are not in memory.
+pub(super) trait Stored {
+    fn load(&self, key: &[u8]) -> Result<Option<(u64, Counts)>, DiskError>;
+    /// How many keys start with this, `other` aside.
+    fn values(&self, prefix: &[u8; PREFIX_LEN]) -> Result<u32, DiskError>;
+}
+
+#[derive(Default)]
+pub(super) struct Table {
+    blocks: FxHashMap<BlockKey, Block>,
+    dirty: Vec<(BlockKey, Place)>,
+    rows: usize,
+}
+
+#[derive(Default)]
+struct Block {
+    rows: FxHashMap<Place, Row>,
+    /// Number of values with a row of their own, in memory or on disk, by dimension; counted when first needed.
+    values: [Option<u32>; Dimension::ALL.len()],
+    touched: bool,
+}
+
+struct Row {
+    /// Every event up to this sequence was in it when it was read.
+    seq: u64,
+    dirty: bool,
+    counts: Counts,
+}
+
+impl Table {
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Adds a contribution of the batch `seq` to its rows, except those that already hold it.
+    pub(super) fn add(&mut self, seq: u64, it: &Contribution<'_>, stored: &impl Stored) -> Result<(), DiskError> {
+        let places = it.places();
+        for step in Step::ALL {
+            let key = BlockKey { tenant: it.tenant, step, bucket: step.bucket(it.at_ms) };
+            let block = self.blocks.entry(key).or_default();
+            block.touched = true;
+            for (dimension, place) in &places {
+                if !block.rows.contains_key(place) {
+                    self.rows += block.fetch(&key, *dimension, place, stored)?;
+                }
+                let folded = super::key::place(*dimension, &OTHER);
+                let (place, row) = match block.rows.get_mut(place) {
+                    Some(row) => (place, row),
+                    None => (&folded, block.rows.get_mut(&folded).ok_or(DiskError::Row)?),
+                };
+                if seq > row.seq {
+                    it.add_to(&mut row.counts);
+                    if !row.dirty {
+                        row.dirty = true;
+                        self.dirty.push((key, place.clone()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys and places of all changed rows, in the order of the keys. Each must be given to `encode`.
+    pub(super) fn take_dirty(&mut self) -> Vec<(Vec<u8>, BlockKey, Place)> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut keyed: Vec<_> =
+            dirty.into_iter().map(|(block, place)| (row_key(&block, &place), block, place)).collect();
+        keyed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        keyed
+    }
+
+    /// The bytes of a changed row, which is complete up to `applied`, or further when it was read so. From now on it counts as
+    /// written.
+    pub(super) fn encode(&mut self, block: &BlockKey, place: &Place, applied: u64, out: &mut Vec<u8>) {
+        if let Some(row) = self.blocks.get_mut(block).and_then(|block| block.rows.get_mut(place)) {
+            row.dirty = false;
+            encode_row(row.seq.max(applied), &row.counts, out);
+        }
+    }
+
+    /// Forgets blocks that were not touched since the last call, and everything when more than `rows_max` rows are left. All
+    /// rows must have been written.
+    pub(super) fn shrink(&mut self, rows_max: usize) {
+        debug_assert!(self.dirty.is_empty(), "only rows that are on disk may be forgotten");
+        self.blocks.retain(|_, block| std::mem::take(&mut block.touched));
+        self.rows = self.blocks.values().map(|block| block.rows.len()).sum();
+        if self.rows > rows_max {
+            *self = Self::default();
+        }
+    }
+
+    /// The rows in memory of a tenant's dimension in a range of buckets (end exclusive). They are newer than the disk's.
+    pub(super) fn overlay(
+        &self,
+        range: (BlockKey, u32),
+        dimension: Dimension,
+    ) -> impl Iterator<Item = (u32, &[u8], &Counts)> {
+        let (first, end) = range;
+        let wanted = move |key: &BlockKey| {
+            key.tenant == first.tenant && key.step == first.step && (first.bucket..end).contains(&key.bucket)
+        };
+        self.blocks.iter().filter(move |(key, _)| wanted(key)).flat_map(move |(key, block)| {
+            block.rows.iter().filter_map(move |(place, row)| {
+                let (code, value) = place.split_first()?;
+                (*code == dimension as u8).then_some((key.bucket, value, &row.counts))
+            })
+        })
+    }
+}
+
+impl Block {
+    /// Reads a row, or makes it or its dimension's `other`. Returns how many rows it has added to memory.
+    fn fetch(
+        &mut self,
+        key: &BlockKey,
+        dimension: Dimension,
+        wanted: &Place,
+        stored: &impl Stored,
+    ) -> Result<usize, DiskError> {
+        if let Some((seq, counts)) = stored.load(&row_key(key, wanted))? {
+            self.rows.insert(wanted.clone(), Row { seq, dirty: false, counts });
+            return Ok(1);
+        }
+        if let Some(max) = dimension.values_max() {
+            let known = &mut self.values[dimension as usize - 1];
+            let values = match known {
+                Some(values) => values,
+                None => known.insert(stored.values(&prefix(key, dimension))?),
+            };
+            if *values >= max {
+                return self.fetch_other(key, dimension, stored);
+            }
+            *values += 1;
+        }
+        self.rows.insert(wanted.clone(), Row { seq: 0, dirty: false, counts: Counts::default() });
+        Ok(1)
+    }
+
+    fn fetch_other(&mut self, key: &BlockKey, dimension: Dimension, stored: &impl Stored) -> Result<usize, DiskError> {
+        let other = place(dimension, &OTHER);
+        if self.rows.contains_key(&other) {
+            return Ok(0);
+        }
+        let (seq, counts) = stored.load(&row_key(key, &other))?.unwrap_or_default();
+        self.rows.insert(other, Row { seq, dirty: false, counts });
+        Ok(1)
+    }
+}
