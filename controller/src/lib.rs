@@ -5,9 +5,11 @@
 
 pub mod api;
 pub mod ca;
+pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod fleet;
 pub mod follow;
+pub mod shard;
 pub mod store;
 pub mod telemetry;

@@ -82,8 +82,9 @@ pub enum Change {
     Dispatched { attempt: u16, route: Route, session: u64 },
     /// `dispatching | unknown -> queued`: this attempt has not reached the network and never will, or may be repeated.
     Returned { attempt: u16, route: Route, why: Failure, retry_ms: u64 },
-    /// `dispatching -> unknown`.
-    Doubted { attempt: u16, route: Route },
+    /// `dispatching -> unknown`, or `unknown` once more when it becomes final: `lost` says that the device has reported that
+    /// it does not know either. Without it the device's next list of what it holds can still clear the doubt.
+    Doubted { attempt: u16, route: Route, lost: bool },
     /// `dispatching | unknown -> sent`. The time is the device's, held between the dispatch and now.
     Sent { attempt: u16, route: Route, sent_ms: u64 },
     /// One of several segments is delivered, others are missing; the state stays.

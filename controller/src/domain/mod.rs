@@ -3,6 +3,7 @@
 pub mod event;
 pub mod message;
 pub mod record;
+pub mod shard;
 
 /// The two clocks of a decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

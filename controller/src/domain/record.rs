@@ -20,6 +20,8 @@ pub struct MessageRecord {
     pub next_try_ms: u64,
     pub sent_ms: Option<u64>,
     pub delivered_ms: Option<u64>,
+    /// The attempt is in doubt for good: its device does not know either.
+    pub lost: bool,
     /// Bit n: segment n of the last attempt is delivered.
     pub segments_delivered: u32,
     pub failure: Option<Failure>,
@@ -56,6 +58,7 @@ impl MessageRecord {
             session: 0,
             sent_ms: None,
             delivered_ms: None,
+            lost: false,
             segments_delivered: 0,
             failure: None,
             updated_ms: at_ms,
@@ -86,6 +89,7 @@ impl MessageRecord {
                 self.route = Some(*route);
                 self.session = *session;
                 self.segments_delivered = 0;
+                self.lost = false;
                 step.route = Some(*route);
             }
             Change::Returned { route, why, retry_ms, .. } => {
@@ -95,8 +99,9 @@ impl MessageRecord {
                 step.route = Some(*route);
                 step.failure = Some(why.clone());
             }
-            Change::Doubted { route, .. } => {
+            Change::Doubted { route, lost, .. } => {
                 self.state = MessageState::Unknown;
+                self.lost = *lost;
                 step.route = Some(*route);
             }
             Change::Sent { route, sent_ms, .. } => {

@@ -77,6 +77,9 @@ pub enum Down {
     RenewRefused {
         detail: String,
     },
+    /// The controller has forgotten what came over this link: do as after `Welcome`, that is, repeat the unacknowledged
+    /// reports, then list what is held (`Holding`). Whatever was granted stays granted.
+    Resume,
 }
 
 /// From a device to a controller.

@@ -90,6 +90,7 @@ fn down_frames() -> String {
         &Down::Certificate { chain_der: vec![vec![1, 2]], roots_der: vec![vec![3]] },
     );
     golden(&mut lines, "Down::RenewRefused", &Down::RenewRefused { detail: "no".into() });
+    golden(&mut lines, "Down::Resume", &Down::Resume);
     lines
 }
 

@@ -1,0 +1,19 @@
+//! The shards that this node leads, as actors around the pure machine of `domain::shard`.
+//!
+//! ```text
+//! supervisor            parent: the node; starts and stops shards as the coordinator says, restarts those that fail
+//!   └─ actor (one per led shard)      feeds the machine, commits its batches, releases what they permit
+//! ```
+//! [`Shards`] finds the shard of a tenant, [`ShardHandle`] talks to it. What must outlive a failing actor (the sessions of
+//! devices, who waits for a reply) is in the handle's inbox, so that nobody has to ask for a shard again when it restarts.
+
+mod handle;
+mod inbox;
+mod registry;
+
+pub use handle::{AcceptError, DeviceSink, ShardError, ShardHandle};
+pub use registry::Shards;
+
+pub use crate::domain::shard::{
+    AcceptRequest, Acceptance, CancelOutcome, Link, RequestKey, RouteSim, ShardSettings, ShardStatus,
+};
