@@ -81,6 +81,19 @@ impl Serial {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a serial number is 32 hexadecimal digits")]
+pub struct SerialError;
+
+impl FromStr for Serial {
+    type Err = SerialError;
+
+    fn from_str(text: &str) -> Result<Self, SerialError> {
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(|_| SerialError)?;
+        bytes.try_into().map(Self).map_err(|_| SerialError)
+    }
+}
+
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

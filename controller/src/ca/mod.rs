@@ -29,8 +29,8 @@ pub use authority::{CLOCK_SKEW_S, Validity};
 pub use files::{SecretFileError, ensure_private_dir, read_private, write_private};
 pub(crate) use identity::sha256;
 pub use identity::{
-    CSR_BYTES_MAX, CsrError, DeviceIdentity, DeviceKey, IdentityError, KeyId, KeyIdError, Serial, TrustDomain,
-    TrustDomainError,
+    CSR_BYTES_MAX, CsrError, DeviceIdentity, DeviceKey, IdentityError, KeyId, KeyIdError, Serial, SerialError,
+    TrustDomain, TrustDomainError,
 };
 pub use rotation::{Rotation, RotationError};
 pub use tls::{ServerTls, client_trust, provider, server_tls};

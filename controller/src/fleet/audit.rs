@@ -3,7 +3,7 @@
 use flotilla_protocol::id::TenantId;
 
 use crate::sql_params;
-use crate::store::{Catalog, Row, SqlError};
+use crate::store::{Catalog, Row, SqlError, Tx};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Act {
@@ -33,14 +33,14 @@ pub struct Entry {
 }
 
 pub async fn record(catalog: &dyn Catalog, act: Act) -> Result<(), SqlError> {
-    catalog
-        .run(move |tx| {
-            let sql =
-                "INSERT INTO audit (at_ms, tenant, actor, action, subject, detail) VALUES ($1, $2, $3, $4, $5, $6)";
-            let params = sql_params![act.at_ms, act.tenant, act.actor, act.action, act.subject, act.detail];
-            tx.execute(sql, params).map(|_| ())
-        })
-        .await
+    catalog.run(move |tx| write(tx, &act)).await
+}
+
+/// In the transaction of the act itself: neither without the other.
+pub(crate) fn write(tx: &mut dyn Tx, act: &Act) -> Result<(), SqlError> {
+    let sql = "INSERT INTO audit (at_ms, tenant, actor, action, subject, detail) VALUES ($1, $2, $3, $4, $5, $6)";
+    let params = sql_params![act.at_ms, act.tenant, &act.actor, act.action, &act.subject, &act.detail];
+    tx.execute(sql, params).map(drop)
 }
 
 /// The newest first, those before a number. Without a tenant: the installation's own.

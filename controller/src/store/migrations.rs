@@ -22,6 +22,7 @@ macro_rules! migrations {
 /// All steps; the last one's number is the version of the schema.
 pub const CATALOG: &[Migration] = migrations![
     1 "0001_fleet",
+    2 "0002_certificates",
 ];
 
 /// How an engine calls the types.
