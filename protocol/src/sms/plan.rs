@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::gsm7::{self, ASCII_COST, COST_UNKNOWN, Shift};
 use super::smart::{for_each_char, replacement};
-use crate::wire::{Alphabet, TextEncoding};
+use super::udh::{Concatenation, Ports, Udh};
+use crate::wire::{Alphabet, Body, TextEncoding};
 
 /// Octets of user data in one SMS (3GPP TS 23.040 clause 9.2.3.24), the header among them.
 pub(super) const USER_DATA_OCTETS: usize = 140;
@@ -112,20 +113,28 @@ pub fn plan(text: &str, options: &EncodeOptions) -> Result<Plan, EncodeError> {
     Ok(draft.plan(options))
 }
 
-/// Plans `octets` bytes of application data; `header_octets` of other elements (such as ports) stand in each header.
-pub fn plan_data(octets: usize, header_octets: usize, options: &EncodeOptions) -> Result<Plan, EncodeError> {
+/// Plans `octets` bytes of application data, for a port of the receiver if one is given.
+pub fn plan_data(octets: usize, port: Option<u16>, options: &EncodeOptions) -> Result<Plan, EncodeError> {
     if options.segments_max == 0 {
         return Err(EncodeError::NoSegments);
     }
     let units = u32::try_from(octets).unwrap_or(u32::MAX);
-    let single = capacity(Encoding::Data8, with_length(header_octets));
-    let part =
-        capacity(Encoding::Data8, with_length(header_octets + concatenation_octets(options.wide_reference))).max(1);
+    let header = |concatenation| Udh { ports: port.map(Ports::to), concatenation, ..Udh::default() }.octets();
+    let single = capacity(Encoding::Data8, header(None));
+    let part = capacity(Encoding::Data8, header(Some(Concatenation::any(options.wide_reference))));
     let (segments, left) = if units <= single { (1, single - units) } else { evenly(units, part) };
     if segments > u32::from(options.segments_max) {
         return Err(EncodeError::TooManySegments { segments, max: options.segments_max });
     }
     Ok(Draft::new(Encoding::Data8, Shift::NONE, segments, units, left).plan(options))
+}
+
+/// Plans what a message carries, text or data.
+pub fn plan_body(body: &Body, options: &EncodeOptions) -> Result<Plan, EncodeError> {
+    match body {
+        Body::Text(text) => plan(text, options),
+        Body::Data { bytes, port } => plan_data(bytes.len(), *port, options),
+    }
 }
 
 /// One way to send a text.
@@ -218,12 +227,12 @@ impl Source<'_> {
     /// Segments for a text of `units`, and the units left in the last. `cost` gives a character's units; a character of
     /// two is never split, so when there are `pairs` only a walk tells.
     fn draft(self, encoding: Encoding, shift: Shift, units: u32, pairs: bool, cost: impl Fn(char) -> u32) -> Draft {
-        let header = header_octets(shift, None);
-        let single = capacity(encoding, header);
+        let header = |concatenation| Udh { shift, concatenation, ..Udh::default() }.octets();
+        let single = capacity(encoding, header(None));
         let (segments, left) = if units <= single {
             (1, single - units)
         } else {
-            let part = capacity(encoding, header_octets(shift, Some(self.wide_reference)));
+            let part = capacity(encoding, header(Some(Concatenation::any(self.wide_reference))));
             if pairs { self.walk(part, cost) } else { evenly(units, part) }
         };
         Draft { smart: self.smart, ..Draft::new(encoding, shift, segments, units, left) }
@@ -339,20 +348,6 @@ pub(super) fn capacity(encoding: Encoding, header_octets: usize) -> u32 {
         Encoding::Ucs2 => octets / 2,
         Encoding::Data8 => octets,
     }
-}
-
-/// Octets of the user data header that `shift` and, given whether its reference is wide, a concatenation need.
-pub(super) fn header_octets(shift: Shift, concatenated: Option<bool>) -> usize {
-    with_length(shift.elements() * 3 + concatenated.map_or(0, concatenation_octets))
-}
-
-fn concatenation_octets(wide_reference: bool) -> usize {
-    if wide_reference { 6 } else { 5 }
-}
-
-/// A header of elements has a length octet in front; no elements, no header.
-fn with_length(elements: usize) -> usize {
-    if elements == 0 { 0 } else { elements + 1 }
 }
 
 fn evenly(units: u32, capacity: u32) -> (u32, u32) {

@@ -97,11 +97,6 @@ impl Shift {
         self.locking.or(self.single)
     }
 
-    /// Information elements that tell a receiver of it (3GPP TS 23.040 clauses 9.2.3.24.15 and 16).
-    pub(crate) fn elements(self) -> usize {
-        usize::from(self.locking.is_some()) + usize::from(self.single.is_some())
-    }
-
     /// Row numbers in the locking and single shift tables.
     pub(super) fn rows(self) -> (usize, usize) {
         let row = |language: Option<Language>| language.map_or(0, |language| usize::from(language.identifier()));

@@ -133,15 +133,16 @@ fn limits() {
 #[test]
 fn data() {
     let options = EncodeOptions::default();
-    let figures = |octets, header| {
-        let plan = plan_data(octets, header, &options).unwrap();
+    let figures = |octets, port| {
+        let plan = plan_data(octets, port, &options).unwrap();
         (plan.encoding, plan.segments, plan.units, plan.units_left)
     };
-    assert_eq!(figures(140, 0), (Encoding::Data8, 1, 140, 0));
-    assert_eq!(figures(141, 0), (Encoding::Data8, 2, 141, 127));
-    assert_eq!(figures(133, 6), (Encoding::Data8, 1, 133, 0));
-    assert_eq!(figures(134, 6), (Encoding::Data8, 2, 134, 122), "ports and concatenation leave 128");
-    assert_eq!(plan_data(usize::MAX, 200, &options), Err(EncodeError::TooManySegments { segments: u32::MAX, max: 10 }));
+    assert_eq!(figures(140, None), (Encoding::Data8, 1, 140, 0));
+    assert_eq!(figures(141, None), (Encoding::Data8, 2, 141, 127));
+    assert_eq!(figures(133, Some(9200)), (Encoding::Data8, 1, 133, 0));
+    assert_eq!(figures(134, Some(9200)), (Encoding::Data8, 2, 134, 122), "ports and concatenation leave 128");
+    assert_eq!(plan_data(1341, None, &options), Err(EncodeError::TooManySegments { segments: 11, max: 10 }));
+    assert!(matches!(plan_data(usize::MAX, None, &options), Err(EncodeError::TooManySegments { max: 10, .. })));
 }
 
 proptest! {
