@@ -22,8 +22,6 @@ const PAST_MS_MAX: u64 = 5 * 60 * 1000;
 const CAMPAIGN_BYTES_MAX: usize = 64;
 const TAG_BYTES_MAX: usize = 64;
 const CLIENT_REF_BYTES_MAX: usize = 128;
-/// Octets of the application port element in a segment's header (3GPP TS 23.040 9.2.3.24.4).
-const PORT_ELEMENT_OCTETS: usize = 6;
 
 /// Which SIM a client wants, before anybody has looked whether it is its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -224,9 +222,8 @@ fn binary(data: &str, request: &SendRequest<'_>) -> Result<(Body, u8), Problem> 
     if bytes.is_empty() {
         return Err(Problem::field("data", "the data is empty; give at least one byte"));
     }
-    let header = request.port.map_or(0, |_| PORT_ELEMENT_OCTETS);
     let options = EncodeOptions { segments_max: SEGMENTS_MAX, ..EncodeOptions::default() };
-    let plan = sms::plan_data(bytes.len(), header, &options).map_err(|error| encode_problem("data", &error))?;
+    let plan = sms::plan_data(bytes.len(), request.port, &options).map_err(|error| encode_problem("data", &error))?;
     Ok((Body::Data { bytes, port: request.port }, plan.segments))
 }
 
