@@ -25,6 +25,8 @@ pub enum NumberError {
     UnexpectedCharacter(char),
     #[error("the number has more than {limit} characters; give one number only")]
     TooManyCharacters { limit: usize },
+    #[error("the number has more than 15 digits; check it for doubled digits and give one number only")]
+    TooManyDigits,
     #[error("no country has the calling code at the start of the number; check the digits after the +")]
     UnknownCallingCode,
     #[error("the number is too short for the calling code +{calling_code}; give it with its area or network code")]

@@ -170,8 +170,8 @@ fn scan(text: &str) -> Result<Scanned, NumberError> {
             continue;
         }
         // One above E.164's 15, so that a trunk zero within a full-length number still reaches the library.
-        if scanned.digits > DIGITS_MAX + 1 {
-            return Err(NumberError::TooManyCharacters { limit: CHARACTERS_MAX });
+        if scanned.digits > DIGITS_MAX {
+            return Err(NumberError::TooManyDigits);
         }
         scanned.number = scanned.number * 10 + digit;
         scanned.digits += 1;

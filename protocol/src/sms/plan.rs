@@ -99,14 +99,11 @@ pub fn plan(text: &str, options: &EncodeOptions) -> Result<Plan, EncodeError> {
     if fewest > usize::from(options.segments_max) {
         return Err(EncodeError::TooManySegments { segments: fewest as u32, max: options.segments_max });
     }
-    if options.alphabet != Alphabet::Ucs2
-        && let Some(units) = ascii_units(text)
-        && units <= capacity(Encoding::Gsm7, 0)
-    {
-        let left = capacity(Encoding::Gsm7, 0) - units;
-        return Ok(Draft::new(Encoding::Gsm7, Shift::NONE, 1, units, left).plan(options));
-    }
-    let draft = choose(text, options)?;
+    let plain = if options.alphabet == Alphabet::Ucs2 { None } else { plain(text, options.wide_reference) };
+    let draft = match plain {
+        Some(draft) => draft,
+        None => choose(text, options)?,
+    };
     if draft.segments > u32::from(options.segments_max) {
         return Err(EncodeError::TooManySegments { segments: draft.segments, max: options.segments_max });
     }
@@ -167,7 +164,56 @@ impl Draft {
     }
 }
 
-/// The long way, for whatever is not a single segment of plain ASCII.
+/// The short way: a text of the default alphabet that fits one segment or has no pairs, for which nothing is cheaper.
+fn plain(text: &str, wide_reference: bool) -> Option<Draft> {
+    let (units, pairs) = match ascii_units(text) {
+        Some(units) => (units, units as usize > text.len()),
+        // No character takes more than three bytes in this alphabet.
+        None if text.len() <= 3 * 160 => default_units(text)?,
+        None => return None,
+    };
+    let single = capacity(Encoding::Gsm7, 0);
+    let (segments, left) = if units <= single {
+        (1, single - units)
+    } else if pairs {
+        return None;
+    } else {
+        let concatenation = Some(Concatenation::any(wide_reference));
+        evenly(units, capacity(Encoding::Gsm7, Udh { concatenation, ..Udh::default() }.octets()))
+    };
+    Some(Draft::new(Encoding::Gsm7, Shift::NONE, segments, units, left))
+}
+
+/// The septets of an ASCII text in the default alphabet; None when it has anything else.
+fn ascii_units(text: &str) -> Option<u32> {
+    let (mut units, mut seen) = (0u32, 0u8);
+    for byte in text.bytes() {
+        let cost = ASCII_COST[usize::from(byte)];
+        // At most two a byte, and `plan` has refused texts of more than 255 segments.
+        units += u32::from(cost & !COST_UNKNOWN);
+        seen |= cost;
+    }
+    (seen & COST_UNKNOWN == 0).then_some(units)
+}
+
+/// The septets of a text in the default alphabet and whether some are pairs; None when it has anything else.
+fn default_units(text: &str) -> Option<(u32, bool)> {
+    let (mut units, mut pairs) = (0, false);
+    for c in text.chars() {
+        let holders = gsm7::holders(c);
+        if holders.locking & 1 != 0 {
+            units += 1;
+        } else if holders.single & 1 != 0 {
+            units += 2;
+            pairs = true;
+        } else {
+            return None;
+        }
+    }
+    Some((units, pairs))
+}
+
+/// The long way: every encoding is counted.
 fn choose(text: &str, options: &EncodeOptions) -> Result<Draft, EncodeError> {
     let source = Source { text, smart: false, wide_reference: options.wide_reference };
     let census = Census::of(source);
@@ -323,21 +369,6 @@ impl Census {
         let cost = |c: char| if gsm7::holders(c).locking >> row & 1 == 1 { 1 } else { 2 };
         source.draft(Encoding::Gsm7, shift, self.characters + lacking, lacking > 0, cost)
     }
-}
-
-/// The septets of an ASCII text in the default alphabet; None when it has anything else.
-fn ascii_units(text: &str) -> Option<u32> {
-    // Nothing longer fits a segment, and a shorter text can not overflow the sums below.
-    if text.len() > 160 {
-        return None;
-    }
-    let (mut units, mut seen) = (0u32, 0u8);
-    for byte in text.bytes() {
-        let cost = ASCII_COST[usize::from(byte)];
-        units += u32::from(cost);
-        seen |= cost;
-    }
-    (seen & COST_UNKNOWN == 0).then_some(units)
 }
 
 /// Units that fit beside a header of `header_octets`.

@@ -67,10 +67,19 @@ pub(super) fn decode(reader: &mut Reader<'_>, field: &'static str) -> Result<Add
     }
     let value = reader.octets(semi_octets.div_ceil(2), field)?;
     if kind & TON == TON_ALPHANUMERIC {
-        let septets = gsm7::unpack(value, 0, semi_octets * 4 / 7).unwrap_or_default();
-        return Ok(Address::Alphanumeric(gsm7::decode(&septets, Shift::NONE)));
+        return Ok(Address::Alphanumeric(decode_letters(value, semi_octets)));
     }
     Ok(from_digits(decode_semi_octets(value, semi_octets), kind))
+}
+
+fn decode_letters(value: &[u8], semi_octets: usize) -> String {
+    let count = (semi_octets * 4 / 7).min(LETTERS_MAX);
+    let mut septets = gsm7::unpack(value, 0, count).unwrap_or_default();
+    // Senders that count whole octets make room for one letter more behind 7 of them: a zero, which would read as @.
+    if septets.len() == 8 && septets.last() == Some(&0) {
+        septets.pop();
+    }
+    gsm7::decode(&septets, Shift::NONE)
 }
 
 /// An SMSC's address: like the others, but its length counts octets, the type among them (3GPP TS 24.011 clause 8.2.5.1).

@@ -105,6 +105,18 @@ fn alphanumeric_sender() {
     assert!(matches!(deliver.encode(), Err(TpduError::TooLong { length: 21, max: 20, .. })));
 }
 
+/// "Network" is 49 bits: 13 halves of octets, but 14 when a sender counts whole octets.
+#[test]
+fn alphanumeric_sender_counted_in_octets() {
+    for semi_octets in [13, 14] {
+        let mut octets = vec![0x04, semi_octets, 0xd0];
+        crate::sms::gsm7::pack(b"Network", 0, &mut octets);
+        octets.extend(hex("000020806291731408024834"));
+        let deliver = Deliver::decode(&octets).unwrap();
+        assert_eq!(deliver.from, Address::Alphanumeric("Network".to_owned()), "{semi_octets}");
+    }
+}
+
 #[test]
 fn status_report() {
     let (smsc, tpdu) = split_smsc("0006D60B911326880736F4111011719551401110117195714000").unwrap();
