@@ -3,6 +3,8 @@
 
 pub mod aggregates;
 mod driver;
+#[cfg(test)]
+pub(crate) mod testing;
 mod trim;
 
 pub use driver::{FollowHandle, FollowOptions, Lag, follow};

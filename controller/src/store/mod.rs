@@ -19,6 +19,8 @@ pub use rows::{
     Order, Page, Paged, QueuedQuery, Rows, Scan, Upsert,
 };
 pub use tail::Feed;
+#[cfg(test)]
+pub(crate) use tail::Tail;
 
 /// The three parts of one engine over one data folder.
 #[derive(Clone)]

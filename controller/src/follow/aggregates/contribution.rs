@@ -4,7 +4,7 @@
 //! A step counts in the bucket of the controller's time of it, an inbound message in that of its arrival at the device.
 
 use flotilla_protocol::address::Address;
-use flotilla_protocol::id::{MessageId, TenantId};
+use flotilla_protocol::id::TenantId;
 use flotilla_protocol::number::Region;
 use smallvec::{SmallVec, smallvec};
 
@@ -41,21 +41,6 @@ enum What<'a> {
     Failed(&'a str),
     Expired(&'a str),
     Cancelled,
-}
-
-/// What an event is about: a rebuild must know which of them its rows already hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Subject {
-    Message(MessageId),
-    Inbound(flotilla_protocol::id::InboundId),
-}
-
-pub(super) fn subject(event: &Event) -> Subject {
-    match &event.kind {
-        EventKind::Accepted(accepted) => Subject::Message(accepted.submission.id),
-        EventKind::Changed(changed) => Subject::Message(changed.message),
-        EventKind::Inbound(inbound) => Subject::Inbound(inbound.id),
-    }
 }
 
 impl<'a> Contribution<'a> {
@@ -262,5 +247,84 @@ impl<'a> About<'a> {
             region: self.region,
             error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::follow::testing::{START_MS, accepted, changed, failure, lives, records, route, submission, tenant};
+
+    type Sums = HashMap<(TenantId, u64, Place), Counts>;
+
+    fn sum<'a>(contributions: impl Iterator<Item = Contribution<'a>>) -> Sums {
+        let mut sums = Sums::new();
+        for it in contributions {
+            for (_, place) in it.places() {
+                it.add_to(sums.entry((it.tenant, it.at_ms / 3_600_000, place)).or_default());
+            }
+        }
+        sums
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_says_what_its_events_said(seed: u64) {
+            let events = lives(seed, 40);
+            let (records, inbound) = records(&events);
+            let from_rows = records.iter().flat_map(of_record).chain(inbound.iter().map(Contribution::of_inbound));
+            prop_assert_eq!(sum(from_rows), sum(events.iter().map(Contribution::of_event)));
+        }
+    }
+
+    #[test]
+    fn one_message_on_two_routes() {
+        let mut it = submission(tenant(1), START_MS, [1; 10]);
+        (it.segments, it.campaign) = (2, "may".into());
+        let (a, b) = (route(1), route(2));
+        let changes = [
+            Change::Dispatched { attempt: 1, route: a, session: 1 },
+            Change::Doubted { attempt: 1, route: a },
+            Change::Returned { attempt: 1, route: a, why: failure("lease-over"), retry_ms: 0 },
+            Change::Dispatched { attempt: 2, route: b, session: 1 },
+            Change::Sent { attempt: 2, route: b, sent_ms: START_MS + 700 },
+            Change::SegmentDelivered { attempt: 2, route: b, segment: 1 },
+            Change::Delivered { attempt: 2, route: b, sent_ms: START_MS + 700, delivered_ms: START_MS + 1_900 },
+        ];
+        let mut events = vec![accepted(it.clone())];
+        events.extend(changes.map(|change| changed(&it, START_MS + 2_000, change)));
+        let sums = sum(events.iter().map(Contribution::of_event));
+        let of = |place: Place| {
+            let counts = &sums[&(tenant(1), START_MS / 3_600_000, place)];
+            let filled = Counter::ALL.into_iter().filter(|counter| counts.get(*counter) > 0);
+            filled.map(|counter| (counter, counts.get(counter))).collect::<Vec<_>>()
+        };
+        let all = vec![
+            (Counter::Accepted, 1),
+            (Counter::SegmentsAccepted, 2),
+            (Counter::Dispatched, 2),
+            (Counter::Returned, 1),
+            (Counter::Doubted, 1),
+            (Counter::Sent, 1),
+            (Counter::SegmentsSent, 2),
+            (Counter::SegmentsDelivered, 2),
+            (Counter::Delivered, 1),
+        ];
+        assert_eq!(of(place(Dimension::Total, &[])), all);
+        assert_eq!(of(name_place(Dimension::Campaign, "may")), all);
+        assert_eq!(of(name_place(Dimension::Region, "TZ")), all);
+        assert_eq!(of(place(Dimension::Priority, &[2])), all);
+        let device = |route: Route| of(place(Dimension::Device, &route.device.to_bytes()));
+        assert_eq!(device(a), [(Counter::Dispatched, 1), (Counter::Returned, 1), (Counter::Doubted, 1)]);
+        assert_eq!(of(place(Dimension::Sim, &b.sim.to_bytes())), device(b));
+        assert_eq!(device(b).iter().filter(|(counter, _)| *counter == Counter::Dispatched).count(), 1);
+        assert_eq!(of(name_place(Dimension::Error, "lease-over")), [(Counter::Returned, 1)]);
+        let total = &sums[&(tenant(1), START_MS / 3_600_000, place(Dimension::Total, &[]))];
+        assert_eq!(total.latency(Latency::AcceptToSent).quantile(0.5), Some(672));
+        assert_eq!(total.latency(Latency::SentToDelivered).quantile(0.5), Some(1_216));
     }
 }

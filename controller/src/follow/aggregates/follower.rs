@@ -17,7 +17,7 @@ const SCAN_ROWS: usize = 1_000;
 const READ_BYTES: usize = 1 << 20;
 
 pub struct AggregatesFollower {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     trouble: Option<Trouble>,
 }
 
@@ -55,6 +55,11 @@ impl AggregatesFollower {
             Err(error) => Some(Trouble::Distrusted(error.to_string())),
         };
         Ok(Self { shared, trouble })
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_well(&self) -> bool {
+        self.trouble.is_none()
     }
 
     /// Notes what an error means for the folder, and makes it an error of following.

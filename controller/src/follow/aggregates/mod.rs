@@ -14,6 +14,8 @@ mod key;
 mod query;
 mod shared;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use flotilla_protocol::id::{DeviceId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Region;
@@ -110,20 +109,17 @@ impl Shared {
         let reached = async {
             loop {
                 moved.borrow_and_update();
-                let state = self.state.lock();
-                let applied = state.applied.get(usize::from(shard.0)).copied().unwrap_or(0);
-                if applied >= target || !state.complete {
-                    return applied >= target;
+                let reached = self.applied(shard) >= target;
+                if reached || !self.state.lock().complete {
+                    return reached;
                 }
-                drop(state);
                 if moved.changed().await.is_err() {
                     return false;
                 }
             }
         };
-        // Under a paused clock a zero wait still polls once.
-        let wait = self.options.fresh_wait.max(Duration::from_millis(1));
-        Ok(tokio::time::timeout(wait, reached).await.unwrap_or(false))
+
+        Ok(tokio::time::timeout(self.options.fresh_wait, reached).await.unwrap_or(false))
     }
 }
 

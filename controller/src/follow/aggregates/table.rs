@@ -162,3 +162,107 @@ impl Block {
         Ok(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use flotilla_protocol::id::TenantId;
+
+    use super::super::counters::{Counter, decode_row};
+    use super::super::key::bucket_and_value;
+    use super::*;
+    use crate::domain::event::Event;
+    use crate::follow::testing::{START_MS, accepted, submission, tenant};
+
+    #[derive(Default, Clone)]
+    struct Map(BTreeMap<Vec<u8>, Vec<u8>>);
+
+    impl Stored for Map {
+        fn load(&self, key: &[u8]) -> Result<Option<(u64, Counts)>, DiskError> {
+            self.0.get(key).map(|row| decode_row(row).map_err(|_| DiskError::Row)).transpose()
+        }
+
+        fn values(&self, prefix: &[u8; PREFIX_LEN]) -> Result<u32, DiskError> {
+            let keys = self.0.keys().filter(|key| key.starts_with(prefix) && key[PREFIX_LEN..] != OTHER);
+            Ok(keys.count() as u32)
+        }
+    }
+
+    fn of_campaign(n: u32) -> Event {
+        let mut it = submission(tenant(1), START_MS, [0; 10]);
+        it.campaign = format!("c{n:05}").into();
+        accepted(it)
+    }
+
+    /// Adds events, each as a batch, and writes the changed rows for which `survives`.
+    fn run(map: &mut Map, events: &[(u64, Event)], survives: impl Fn(usize) -> bool) {
+        let mut table = Table::default();
+        for (seq, event) in events {
+            table.add(*seq, &Contribution::of_event(event), map).unwrap();
+        }
+        let last = events.last().map_or(0, |(seq, _)| *seq);
+        for (i, (key, block, place)) in table.take_dirty().into_iter().enumerate() {
+            let mut row = Vec::new();
+            table.encode(&block, &place, last, &mut row);
+            if survives(i) {
+                map.0.insert(key, row);
+            }
+        }
+    }
+
+    fn accepted_by_campaign(map: &Map, tenant: TenantId) -> BTreeMap<Vec<u8>, u64> {
+        let block = BlockKey { tenant, step: Step::Hour, bucket: Step::Hour.bucket(START_MS) };
+        let prefix = prefix(&block, Dimension::Campaign);
+        let rows = map.0.iter().filter(|(key, _)| key.starts_with(&prefix));
+        rows.map(|(key, row)| {
+            (bucket_and_value(key).unwrap().1.to_vec(), decode_row(row).unwrap().1.get(Counter::Accepted))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn values_beyond_the_limit_share_a_row_and_a_replay_decides_alike() {
+        let max = Dimension::Campaign.values_max().unwrap();
+        // The values come round three times, the last 100 of them beyond the limit.
+        let numbers = (0..max + 100).chain(50..100).chain(max..max + 100);
+        let events: Vec<_> = (1u64..).zip(numbers.map(of_campaign)).collect();
+        let mut whole = Map::default();
+        run(&mut whole, &events, |_| true);
+        let rows = accepted_by_campaign(&whole, tenant(1));
+        assert_eq!(rows.len() as u32, max + 1);
+        assert_eq!(rows[&OTHER.to_vec()], 200);
+        assert_eq!(rows[&b"c00050".to_vec()], 2);
+
+        // The first half is written whole; of the second flush only a part, and then it is done again.
+        for kept in [2, 3, 7] {
+            let half = events.len() / 2;
+            let mut crashed = Map::default();
+            run(&mut crashed, &events[..half], |_| true);
+            run(&mut crashed, &events[half..], |row| row % kept == 0);
+            run(&mut crashed, &events[half..], |_| true);
+            let counts = |map: &Map| {
+                map.0.iter().map(|(key, row)| (key.clone(), decode_row(row).unwrap().1)).collect::<Vec<_>>()
+            };
+            assert!(counts(&crashed) == counts(&whole), "every {kept}th row survived");
+        }
+    }
+
+    #[test]
+    fn forgotten_rows_come_back_from_disk() {
+        let mut map = Map::default();
+        let mut table = Table::default();
+        table.add(1, &Contribution::of_event(&of_campaign(1)), &map).unwrap();
+        for (key, block, place) in table.take_dirty() {
+            let mut row = Vec::new();
+            table.encode(&block, &place, 1, &mut row);
+            map.0.insert(key, row);
+        }
+        table.shrink(usize::MAX);
+        assert_eq!(table.rows(), 8, "touched since the last time");
+        table.shrink(usize::MAX);
+        assert_eq!(table.rows(), 0);
+        table.add(1, &Contribution::of_event(&of_campaign(1)), &map).unwrap();
+        assert!(table.take_dirty().is_empty(), "the rows hold batch 1 already");
+    }
+}
