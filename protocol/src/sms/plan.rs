@@ -51,13 +51,15 @@ impl Default for EncodeOptions {
     }
 }
 
+/// With as many segments as SMS has: a device sends what its controller has accepted, and a controller sets its own limit.
 impl From<TextEncoding> for EncodeOptions {
     fn from(encoding: TextEncoding) -> Self {
         Self {
             alphabet: encoding.alphabet,
             national_tables: encoding.national_tables,
             smart: encoding.smart,
-            ..Self::default()
+            segments_max: u8::MAX,
+            wide_reference: false,
         }
     }
 }

@@ -130,6 +130,13 @@ fn limits() {
     assert_eq!(plan("a", &EncodeOptions { segments_max: 0, ..two }), Err(EncodeError::NoSegments));
 }
 
+/// A device must not refuse what a controller with a higher limit has accepted.
+#[test]
+fn options_of_a_dispatch_set_no_limit() {
+    let options = EncodeOptions::from(TextEncoding { smart: true, ..TextEncoding::default() });
+    assert_eq!(options, EncodeOptions { segments_max: 255, smart: true, ..EncodeOptions::default() });
+}
+
 #[test]
 fn data() {
     let options = EncodeOptions::default();
