@@ -148,7 +148,7 @@ fn random_changes(record: &MessageRecord, at_ms: u64, rng: &mut StdRng) -> Vec<C
         MessageState::Scheduled | MessageState::Queued => vec![Change::Expired { attempt, route: None, why }],
         MessageState::Dispatching | MessageState::Unknown => match dice {
             0..2 => vec![Change::Returned { attempt, route: on, why, retry_ms: at_ms }],
-            2 if record.state == MessageState::Dispatching => vec![Change::Doubted { attempt, route: on }],
+            2 if !record.lost => vec![Change::Doubted { attempt, route: on, lost: rng.random() }],
             3 => vec![Change::Failed { attempt, route: Some(on), why }],
             4 if record.submission.segments == 1 => {
                 vec![Change::Sent { attempt, route: on, sent_ms }, delivered(sent_ms)]

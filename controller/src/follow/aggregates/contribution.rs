@@ -288,7 +288,7 @@ mod tests {
         let (a, b) = (route(1), route(2));
         let changes = [
             Change::Dispatched { attempt: 1, route: a, session: 1 },
-            Change::Doubted { attempt: 1, route: a },
+            Change::Doubted { attempt: 1, route: a, lost: false },
             Change::Returned { attempt: 1, route: a, why: failure("lease-over"), retry_ms: 0 },
             Change::Dispatched { attempt: 2, route: b, session: 1 },
             Change::Sent { attempt: 2, route: b, sent_ms: START_MS + 700 },

@@ -37,7 +37,7 @@ counters! {
     Dispatched = 4, dispatched;
     /// Attempts that ended without the message reaching the network.
     Returned = 5, returned;
-    /// Attempts that came into doubt.
+    /// Times that an attempt came into doubt, or that its doubt became final.
     Doubted = 6, doubted;
     Sent = 7, sent;
     SegmentsSent = 8, segments_sent;
