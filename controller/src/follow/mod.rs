@@ -3,6 +3,7 @@
 
 pub mod aggregates;
 mod driver;
+pub mod live;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trim;

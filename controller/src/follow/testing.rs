@@ -269,6 +269,10 @@ impl MemoryStore {
         older
     }
 
+    pub(crate) fn batches(&self, shard: ShardId) -> Vec<Batch> {
+        self.inner.lock().journal[usize::from(shard.0)].clone()
+    }
+
     pub(crate) fn events(&self) -> Vec<Event> {
         let inner = self.inner.lock();
         inner.journal.iter().flatten().flat_map(|batch| batch.events.to_vec()).collect()
