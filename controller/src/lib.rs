@@ -10,6 +10,7 @@ pub mod config;
 pub mod domain;
 pub mod fleet;
 pub mod follow;
+pub mod gateway;
 pub mod shard;
 pub mod store;
 pub mod telemetry;

@@ -1,0 +1,53 @@
+//! The QUIC endpoint: transport parameters and TLS. The figures are those of the design, measured there.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_protocol::wire::{ALPN_ENROLL, ALPN_LINK};
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Endpoint, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+
+use super::GatewayError;
+use super::keys::EndpointKeys;
+use crate::ca::{Ca, server_tls};
+
+/// Devices send something every 15 seconds.
+const IDLE_MS: u32 = 45_000;
+/// Handshakes that wait for the acceptor; what comes beyond is refused.
+const INCOMING_MAX: usize = 4_096;
+
+pub(super) fn open(listen: SocketAddr, keys: &EndpointKeys, ca: Arc<Ca>, name: &str) -> Result<Endpoint, GatewayError> {
+    let tls = server_tls(ca, name, &[ALPN_LINK, ALPN_ENROLL])?;
+    let tls = QuicServerConfig::try_from(tls).map_err(|_| GatewayError::Tls)?;
+    let mut config = ServerConfig::new(Arc::new(tls), keys.token_key());
+    config.transport_config(Arc::new(transport()));
+    config.migration(true);
+    config.max_incoming(INCOMING_MAX);
+    config.incoming_buffer_size(8 * 1024);
+    config.incoming_buffer_size_total(16 << 20);
+    let bind = |source: io::Error| GatewayError::Bind { listen, source };
+    let socket = UdpSocket::bind(listen).map_err(bind)?;
+    Endpoint::new(keys.endpoint(), Some(config), socket, Arc::new(TokioRuntime)).map_err(bind)
+}
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(8))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(64 * 1024))
+        .receive_window(VarInt::from_u32(128 * 1024))
+        .send_window(128 * 1024)
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
+        .initial_mtu(1200)
+        .min_mtu(1200)
+        .mtu_discovery_config(None)
+        .crypto_buffer_size(8 * 1024)
+        .max_idle_timeout(Some(VarInt::from_u32(IDLE_MS).into()))
+        // The device keeps the link and its NAT's memory of it alive.
+        .keep_alive_interval(None::<Duration>);
+    transport
+}

@@ -1,0 +1,111 @@
+//! The enrolment dialogue of one connection: a token becomes a certificate, or a device that was away too long recovers.
+//!
+//! Nobody has shown a certificate here, so everything is bounded and the whole has one deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use flotilla_protocol::id::{DeviceId, TenantId};
+use flotilla_protocol::wire::{EnrollDown, EnrollRefusal, EnrollUp, PROTOCOL};
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::time::timeout;
+
+use super::close::{DONE, NOT_ENROLLED, TOO_SLOW};
+use super::session::say_goodbye;
+use super::{Context, dialogue};
+use crate::fleet::enrollments::Redemption;
+use crate::fleet::recovery::Proof;
+
+const DEADLINE: Duration = Duration::from_secs(15);
+const FIRST_FRAME_DEADLINE: Duration = Duration::from_secs(5);
+
+struct Refused(EnrollRefusal, String);
+
+pub(super) async fn run(context: Arc<Context>, connection: Connection) {
+    let Ok(_permit) = context.enrolling.clone().try_acquire_owned() else {
+        count("busy");
+        return connection.close(NOT_ENROLLED, b"too many enrolments at a time: try again");
+    };
+    if timeout(DEADLINE, converse(&context, &connection)).await.is_err() {
+        count("slow");
+        connection.close(TOO_SLOW, b"no request in time");
+    }
+}
+
+async fn converse(context: &Arc<Context>, connection: &Connection) {
+    let Ok(opened) = timeout(FIRST_FRAME_DEADLINE, connection.accept_bi()).await else {
+        count("slow");
+        return connection.close(TOO_SLOW, b"no request in time");
+    };
+    let Ok((mut send, mut recv)) = opened else { return };
+    let answer = answer(context, &mut send, &mut recv).await;
+    let (frame, code) = match answer {
+        Ok(frame) => (frame, DONE),
+        Err(Refused(reason, detail)) => {
+            tracing::info!(remote = %connection.remote_address(), ?reason, "refused an enrolment");
+            (EnrollDown::Refused { reason, detail }, NOT_ENROLLED)
+        }
+    };
+    count(if code == DONE { "issued" } else { "refused" });
+    if dialogue::write(&mut send, &frame).await {
+        say_goodbye(&mut send).await;
+    }
+    connection.close(code, b"");
+}
+
+async fn answer(context: &Arc<Context>, send: &mut SendStream, recv: &mut RecvStream) -> Result<EnrollDown, Refused> {
+    let mut buffer = BytesMut::new();
+    match read(recv, &mut buffer).await? {
+        EnrollUp::Request { protocol, token, secret, csr_der, info } => {
+            check_protocol(protocol)?;
+            let redemption = Redemption { token, secret, csr_der, info };
+            let issued = context.enrollments.redeem(redemption, context.clock.now().unix_ms).await;
+            issued.map(EnrollDown::Issued).map_err(|error| Refused(error.refusal(), error.to_string()))
+        }
+        EnrollUp::Recover { protocol, device, tenant } => {
+            check_protocol(protocol)?;
+            recover(context, send, recv, &mut buffer, tenant, device).await
+        }
+        EnrollUp::Proof { .. } => Err(Refused(EnrollRefusal::BadRequest, "a proof answers a challenge".into())),
+    }
+}
+
+async fn recover(
+    context: &Arc<Context>,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+    buffer: &mut BytesMut,
+    tenant: TenantId,
+    device: DeviceId,
+) -> Result<EnrollDown, Refused> {
+    let recoveries_max = context.recoveries_max;
+    let refused = |error: crate::fleet::recovery::RecoverError| Refused(error.refusal(), error.to_string());
+    context.enrollments.may_recover(tenant, device, recoveries_max).await.map_err(refused)?;
+    let nonce: [u8; 32] = rand::random();
+    if !dialogue::write(send, &EnrollDown::Challenge { nonce }).await {
+        return Err(Refused(EnrollRefusal::BadRequest, "the device has left".into()));
+    }
+    let EnrollUp::Proof { signature, csr_der } = read(recv, buffer).await? else {
+        return Err(Refused(EnrollRefusal::BadRequest, "a challenge is answered by a proof".into()));
+    };
+    let proof = Proof { tenant, device, nonce, signature, csr_der };
+    let issued = context.enrollments.recover(proof, recoveries_max, context.clock.now().unix_ms).await;
+    issued.map(EnrollDown::Issued).map_err(refused)
+}
+
+async fn read(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<EnrollUp, Refused> {
+    dialogue::read(recv, buffer).await.map_err(|error| Refused(EnrollRefusal::BadRequest, error.to_string()))
+}
+
+fn check_protocol(protocol: u16) -> Result<(), Refused> {
+    if protocol == PROTOCOL {
+        return Ok(());
+    }
+    let detail = format!("this controller speaks version {PROTOCOL}: update the older side");
+    Err(Refused(EnrollRefusal::UnsupportedProtocol, detail))
+}
+
+fn count(result: &'static str) {
+    metrics::counter!("flotilla_enrollments_total", "result" => result).increment(1);
+}

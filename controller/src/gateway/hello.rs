@@ -1,0 +1,242 @@
+//! The start of a link: from an accepted client certificate to a session.
+//!
+//! `Hello`, then the checks (protocol, deny list, leadership, epoch, catalog), then the session takes the device's place
+//! in the registry, the shard hears of it, and only then `Welcome` lets the device repeat its reports.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use flotilla_protocol::id::{Epoch, SimId};
+use flotilla_protocol::wire::{DeviceInfo, Down, Hello, PROTOCOL, Refusal, SimInfo, Up, Welcome};
+use quinn::{Connection, RecvStream, SendStream};
+use ractor::Actor;
+use tokio::time::timeout;
+
+use super::close::{TOO_SLOW, code_of, name_of};
+use super::peer::{NewPeer, Peer, routes_of};
+use super::ports::ShardDoor;
+use super::session::{Args, Ending, Session, say_goodbye};
+use super::{Context, dialogue, inventory, reader};
+use crate::ca::DeviceIdentity;
+use crate::fleet::certificates::{self, Admission};
+use crate::fleet::devices::{self, DeviceState};
+use crate::fleet::sims::{self, Plan};
+use crate::store::{SqlError, Tx};
+
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+const CATALOG_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a device is sent away, in the words it gets.
+struct Declined(Refusal, &'static str);
+
+/// What the catalog has to say to a `Hello`.
+struct Known {
+    state: DeviceState,
+    plan: Plan,
+}
+
+/// Runs until the session is up or the device has been sent away.
+pub(super) async fn start(context: Arc<Context>, connection: Connection, identity: DeviceIdentity) {
+    let opening = timeout(HELLO_DEADLINE, open(&connection)).await;
+    let (mut send, recv, buffer, hello) = match opening {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(None)) => return,
+        Ok(Err(Some((mut send, error)))) => {
+            let detail = match &error {
+                dialogue::ReadError::Frame(error) => reader::bad_frame(error),
+                other => other.to_string(),
+            };
+            return decline(&connection, &mut send, &identity, Refusal::BadFrame, &detail).await;
+        }
+        Err(_) => {
+            metrics::counter!("flotilla_handshakes_total", "result" => "slow").increment(1);
+            return connection.close(TOO_SLOW, b"no Hello in time");
+        }
+    };
+    match admit(&context, identity, &hello).await {
+        Ok((shard, known)) => begin(context, connection, identity, (send, recv, buffer), hello, shard, known).await,
+        Err(Declined(reason, detail)) => decline(&connection, &mut send, &identity, reason, detail).await,
+    }
+}
+
+type Opened = (SendStream, RecvStream, BytesMut, Hello);
+
+/// The device opens one stream and says `Hello`. Without a stream there is nobody to answer to.
+async fn open(connection: &Connection) -> Result<Opened, Option<(SendStream, dialogue::ReadError)>> {
+    let (send, mut recv) = connection.accept_bi().await.map_err(|_| None)?;
+    let mut buffer = BytesMut::new();
+    match dialogue::read::<Up>(&mut recv, &mut buffer).await {
+        Ok(Up::Hello(hello)) => Ok((send, recv, buffer, hello)),
+        Ok(_) => Err(Some((send, dialogue::ReadError::Frame(flotilla_protocol::wire::FrameError::Malformed)))),
+        Err(dialogue::ReadError::Left) => Err(None),
+        Err(error) => Err(Some((send, error))),
+    }
+}
+
+async fn decline(
+    connection: &Connection,
+    send: &mut SendStream,
+    identity: &DeviceIdentity,
+    reason: Refusal,
+    detail: &str,
+) {
+    metrics::counter!("flotilla_handshakes_total", "result" => name_of(reason)).increment(1);
+    tracing::info!(device = %identity.device, tenant = %identity.tenant, reason = name_of(reason), detail, "sent a device away");
+    if dialogue::write(send, &Down::Refused { reason, detail: detail.to_owned() }).await {
+        say_goodbye(send).await;
+    }
+    connection.close(code_of(reason), name_of(reason).as_bytes());
+}
+
+async fn admit(
+    context: &Context,
+    identity: DeviceIdentity,
+    hello: &Hello,
+) -> Result<(Arc<dyn ShardDoor>, Known), Declined> {
+    if hello.protocol != PROTOCOL {
+        return Err(Declined(
+            Refusal::UnsupportedProtocol,
+            "this controller speaks another version: update the older side",
+        ));
+    }
+    if context.deny.holds(&identity) {
+        return Err(Declined(Refusal::Revoked, "this device is revoked: enrol it again"));
+    }
+    let shard = context.shards.of(identity.tenant);
+    let shard = shard.ok_or(Declined(Refusal::Busy, "no leader here yet: try again"))?;
+    if hello.epoch_seen > shard.epoch() {
+        return Err(Declined(Refusal::Busy, "this controller is behind one that the device has obeyed: try another"));
+    }
+    match timeout(CATALOG_DEADLINE, look_up(context, identity, hello)).await {
+        Ok(Ok(Ok(known))) => Ok((shard, known)),
+        Ok(Ok(Err(reason))) => Err(Declined(reason, words_for(reason))),
+        Ok(Err(error)) => {
+            tracing::warn!(device = %identity.device, %error, "cannot look a device up");
+            Err(Declined(Refusal::Busy, "the controller's store does not answer: try again"))
+        }
+        Err(_) => Err(Declined(Refusal::Busy, "the controller's store is slow: try again")),
+    }
+}
+
+fn words_for(reason: Refusal) -> &'static str {
+    match reason {
+        Refusal::UnknownDevice => "no such device here: enrol it again",
+        Refusal::Revoked => "this device is revoked: enrol it again",
+        Refusal::StaleCertificate => "this certificate was replaced: use the newer one",
+        _ => "try again",
+    }
+}
+
+/// Reads, and writes only if there is something new: ten thousand devices that come back together cost no commit.
+async fn look_up(
+    context: &Context,
+    identity: DeviceIdentity,
+    hello: &Hello,
+) -> Result<Result<Known, Refusal>, SqlError> {
+    let now_ms = context.clock.now().unix_ms;
+    let (seen, info) = (sims::bounded(&hello.sims), devices::bounded(&hello.info));
+    let (seen_again, info_again) = (seen.clone(), info.clone());
+    let found = context.catalog.read(move |tx| find(tx, &identity, &seen, &info, now_ms)).await?;
+    let found = match found {
+        Ok(found) => found,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    if !found.first_use && !found.info_differs && found.known.plan.is_empty() {
+        return Ok(Ok(found.known));
+    }
+    context
+        .catalog
+        .run(move |tx| {
+            let found = match find(tx, &identity, &seen_again, &info_again, now_ms)? {
+                Ok(found) => found,
+                Err(reason) => return Ok(Err(reason)),
+            };
+            if found.first_use {
+                certificates::used(tx, &identity, now_ms)?;
+            }
+            if found.info_differs {
+                devices::set_info(tx, identity.device, &info_again)?;
+            }
+            sims::apply(tx, &found.known.plan)?;
+            Ok(Ok(found.known))
+        })
+        .await
+}
+
+struct Found {
+    known: Known,
+    first_use: bool,
+    info_differs: bool,
+}
+
+fn find(
+    tx: &mut dyn Tx,
+    identity: &DeviceIdentity,
+    seen: &[SimInfo],
+    info: &DeviceInfo,
+    now_ms: u64,
+) -> Result<Result<Found, Refusal>, SqlError> {
+    let (state, first_use) = match certificates::admit(tx, identity)? {
+        Admission::Admitted { state, first_use } => (state, first_use),
+        Admission::Refused(reason) => return Ok(Err(reason)),
+    };
+    let plan = sims::plan_inventory(tx, identity.tenant, identity.device, seen, now_ms)?;
+    let info_differs = devices::info_differs(tx, identity.device, info)?;
+    Ok(Ok(Found { known: Known { state, plan }, first_use, info_differs }))
+}
+
+async fn begin(
+    context: Arc<Context>,
+    connection: Connection,
+    identity: DeviceIdentity,
+    (send, recv, buffer): (SendStream, RecvStream, BytesMut),
+    hello: Hello,
+    shard: Arc<dyn ShardDoor>,
+    known: Known,
+) {
+    let now = context.clock.now();
+    let welcome = Down::Welcome(welcome(&context, &hello, shard.epoch(), known.plan.ids.clone()));
+    let sims = routes_of(&sims::bounded(&hello.sims), &known.plan.ids);
+    let window = hello.window.clamp(1, context.limits.window_max);
+    let make = |session| {
+        Peer::new(NewPeer {
+            session,
+            identity,
+            since_ms: now.unix_ms,
+            connection,
+            shard,
+            outgoing_frames_max: context.limits.outgoing_frames_max,
+            info: devices::bounded(&hello.info),
+            sims,
+            accepts_work: known.state == DeviceState::Active,
+        })
+    };
+    let up = |peer: &Arc<Peer>| {
+        // Before the shard's own frames, which may come at once.
+        peer.push(vec![welcome]);
+        peer.shard.device_up(peer.link(window, hello.epoch_seen), peer.clone());
+    };
+    let peer = context.sessions.register(now.mono_ms, make, up);
+    metrics::counter!("flotilla_handshakes_total", "result" => "welcome").increment(1);
+    tracing::debug!(device = %peer.device(), session = peer.session, "a device has connected");
+    inventory::publish(&context, &peer, &known.plan);
+    let supervisor = context.supervisor.clone();
+    let device = peer.device();
+    let args = Args { ending: Ending { context, peer }, send, recv, buffer };
+    if let Err(error) = Session::spawn_linked(None, Session, args, supervisor).await {
+        // The supervisor is stopping. What the session held was dropped, which has ended it.
+        tracing::warn!(%device, %error, "cannot begin a session");
+    }
+}
+
+fn welcome(context: &Context, hello: &Hello, epoch: Epoch, sims: Vec<(u8, SimId)>) -> Welcome {
+    Welcome {
+        epoch,
+        device_ms: hello.device_ms,
+        controller_ms: context.clock.now().mono_ms,
+        sims,
+        settings: context.settings.lock().clone(),
+        controllers: context.controllers.to_vec(),
+    }
+}

@@ -1,0 +1,272 @@
+//! The door for devices: one UDP port that speaks QUIC, for enrolment and for the links of enrolled devices.
+//!
+//! ```text
+//! acceptor (task)                paces handshakes, sends a connection where its protocol says
+//!   ├─ enroll (task)             one dialogue: token or proof -> certificate
+//!   └─ hello (task)              checks, registers, tells the shard, says Welcome; becomes
+//! supervisor (actor)
+//!   └─ session (actor per device)   writes the outbox to the stream; its end is the session's end
+//!        └─ reader (task)           frames -> shard
+//! sweeper (task)                 the timers of all sessions
+//! ```
+//! The gateway decides nothing about messages: reports go to the tenant's shard, frames come from it. What a device may
+//! cost is bounded everywhere (`limits`), and what one session breaks, it breaks for itself.
+
+pub mod close;
+
+mod acceptor;
+mod dialogue;
+mod endpoint;
+mod enroll;
+mod hello;
+mod inventory;
+mod keys;
+mod limits;
+mod outbox;
+mod peer;
+mod ports;
+mod reader;
+mod registry;
+mod renewal;
+mod session;
+mod supervisor;
+mod sweeper;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_protocol::id::DeviceId;
+use flotilla_protocol::wire::{Down, Refusal, Settings};
+use parking_lot::Mutex;
+use quinn::Endpoint;
+use ractor::{Actor, ActorCell};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::ca::{Ca, CaError, SecretFileError};
+use crate::clock::Clock;
+use crate::fleet::deny::DenyList;
+use crate::fleet::devices::Devices;
+use crate::fleet::enrollments::Enrollments;
+use crate::store::Catalog;
+
+use keys::EndpointKeys;
+use limits::Addresses;
+pub use limits::{Limits, Rate};
+pub use peer::{SessionInfo, UssdError};
+pub use ports::{FleetEvent, FleetEvents, ShardDoor, ShardDoors};
+use registry::Registry;
+use supervisor::Supervisor;
+
+/// How long closing sessions may take before the endpoint is closed over them.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
+
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    pub listen: SocketAddr,
+    /// This controller's own, for its certificate.
+    pub name: String,
+    /// Folder for the endpoint's keys.
+    pub dir: PathBuf,
+    /// `host:port` of every controller, as devices reach them.
+    pub controllers: Arc<[String]>,
+    /// What devices are told in `Welcome`.
+    pub settings: Settings,
+    pub recoveries_max: u32,
+    pub limits: Limits,
+}
+
+/// The parts of the controller that the gateway works with.
+#[derive(Clone)]
+pub struct Parts {
+    pub shards: Arc<dyn ShardDoors>,
+    pub catalog: Arc<dyn Catalog>,
+    pub ca: Arc<Ca>,
+    pub enrollments: Enrollments,
+    pub devices: Devices,
+    pub deny: Arc<DenyList>,
+    pub events: Arc<dyn FleetEvents>,
+    pub clock: Arc<dyn Clock>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    #[error("cannot listen on UDP {listen}")]
+    Bind { listen: SocketAddr, source: io::Error },
+    #[error("cannot set TLS up for QUIC")]
+    Tls,
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    #[error(transparent)]
+    Keys(#[from] SecretFileError),
+    #[error("cannot start the supervisor of the sessions")]
+    Supervisor(#[from] ractor::SpawnErr),
+}
+
+/// What all connections share.
+struct Context {
+    limits: Limits,
+    settings: Mutex<Settings>,
+    controllers: Arc<[String]>,
+    recoveries_max: u32,
+    shards: Arc<dyn ShardDoors>,
+    catalog: Arc<dyn Catalog>,
+    ca: Arc<Ca>,
+    enrollments: Enrollments,
+    devices: Devices,
+    deny: Arc<DenyList>,
+    events: Arc<dyn FleetEvents>,
+    clock: Arc<dyn Clock>,
+    sessions: Registry,
+    handshaking: Arc<Semaphore>,
+    enrolling: Arc<Semaphore>,
+    addresses: Mutex<Addresses>,
+    supervisor: ActorCell,
+}
+
+/// A running gateway. Dropping it closes the endpoint without ceremony; [`GatewayHandle::shutdown`] says goodbye.
+pub struct GatewayHandle {
+    context: Arc<Context>,
+    endpoint: Endpoint,
+    local_addr: SocketAddr,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Opens the port. Blocks shortly on the key file.
+pub async fn start(config: GatewayConfig, parts: Parts) -> Result<GatewayHandle, GatewayError> {
+    let keys = EndpointKeys::load_or_create(&config.dir)?;
+    let endpoint = endpoint::open(config.listen, &keys, parts.ca.clone(), &config.name)?;
+    let local_addr = endpoint.local_addr().map_err(|source| GatewayError::Bind { listen: config.listen, source })?;
+    let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await?;
+    let context = Arc::new(Context {
+        handshaking: Arc::new(Semaphore::new(config.limits.handshakes_max)),
+        enrolling: Arc::new(Semaphore::new(config.limits.enrollments_max)),
+        limits: config.limits,
+        settings: Mutex::new(config.settings),
+        controllers: config.controllers,
+        recoveries_max: config.recoveries_max,
+        shards: parts.shards,
+        catalog: parts.catalog,
+        ca: parts.ca,
+        enrollments: parts.enrollments,
+        devices: parts.devices,
+        deny: parts.deny,
+        events: parts.events,
+        clock: parts.clock,
+        sessions: Registry::default(),
+        addresses: Mutex::default(),
+        supervisor: supervisor.get_cell(),
+    });
+    let tasks = vec![
+        tokio::spawn(acceptor::run(context.clone(), endpoint.clone())),
+        tokio::spawn(sweeper::run(context.clone())),
+    ];
+    tracing::info!(%local_addr, "devices may connect");
+    Ok(GatewayHandle { context, endpoint, local_addr, tasks })
+}
+
+impl GatewayHandle {
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    pub fn connected(&self) -> usize {
+        self.context.sessions.len()
+    }
+
+    /// All sessions, in no order.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.context.sessions.all().iter().map(|peer| peer.info()).collect()
+    }
+
+    /// `None` while the device is not connected to this controller.
+    pub fn session(&self, device: DeviceId) -> Option<SessionInfo> {
+        self.context.sessions.get(device).map(|peer| peer.info())
+    }
+
+    /// Sends the device away. False when it is not connected.
+    pub fn close(&self, device: DeviceId, reason: Refusal, detail: &str) -> bool {
+        let peer = self.context.sessions.get(device);
+        let now_ms = self.context.clock.now().mono_ms;
+        peer.is_some_and(|peer| {
+            peer.refuse(reason, detail, now_ms);
+            true
+        })
+    }
+
+    /// The device finishes what it has and gets nothing new, or gets new work again. False when it is not connected.
+    pub fn set_draining(&self, device: DeviceId, draining: bool) -> bool {
+        let peer = self.context.sessions.get(device);
+        peer.is_some_and(|peer| {
+            peer.set_accepts_work(!draining);
+            true
+        })
+    }
+
+    /// Settings for one device until it reconnects. False when it is not connected.
+    pub fn push_settings(&self, device: DeviceId, settings: Settings) -> bool {
+        let peer = self.context.sessions.get(device);
+        peer.is_some_and(|peer| {
+            peer.push(vec![Down::Settings(settings)]);
+            true
+        })
+    }
+
+    /// Settings for all devices, those that are connected and those that come.
+    pub fn set_settings(&self, settings: Settings) {
+        *self.context.settings.lock() = settings.clone();
+        for peer in self.context.sessions.all() {
+            peer.push(vec![Down::Settings(settings.clone())]);
+        }
+    }
+
+    /// Asks the network over a SIM of the device, and waits for what it says.
+    pub async fn ussd(
+        &self,
+        device: DeviceId,
+        slot: u8,
+        code: &str,
+        deadline: Duration,
+    ) -> Result<Result<String, String>, UssdError> {
+        // 182 septets in 160 octets (3GPP TS 24.090).
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '*' | '#');
+        if code.is_empty() || code.len() > 182 || !code.chars().all(allowed) {
+            return Err(UssdError::Code);
+        }
+        let peer = self.context.sessions.get(device).ok_or(UssdError::Offline)?;
+        let answer = peer.ask_ussd(slot, code.to_owned())?;
+        match timeout(deadline, answer).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(UssdError::Offline),
+            Err(_) => Err(UssdError::Timeout),
+        }
+    }
+
+    /// Takes nobody new, tells every device to connect elsewhere, and closes the links.
+    pub async fn shutdown(self) {
+        self.endpoint.set_server_config(None);
+        let now_ms = self.context.clock.now().mono_ms;
+        for peer in self.context.sessions.all() {
+            peer.push(vec![Down::Drain]);
+            peer.refuse(Refusal::ShuttingDown, "the controller stops", now_ms);
+        }
+        if timeout(SHUTDOWN_DEADLINE, self.context.sessions.wait_empty()).await.is_err() {
+            tracing::warn!(left = self.connected(), "some devices did not take their leave");
+        }
+        self.endpoint.close(close::code_of(Refusal::ShuttingDown), b"the controller stops");
+        // Until the last packets are out, or so long that they never will be.
+        let _ = timeout(SHUTDOWN_DEADLINE, self.endpoint.wait_idle()).await;
+    }
+}
+
+impl Drop for GatewayHandle {
+    fn drop(&mut self) {
+        self.endpoint.close(close::code_of(Refusal::ShuttingDown), b"the controller stops");
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.context.supervisor.stop(None);
+    }
+}

@@ -1,0 +1,302 @@
+//! One connected device: what its session, its reader, its shard and the API share.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use flotilla_protocol::id::{DeviceId, SimId, TenantId};
+use flotilla_protocol::wire::{DeviceInfo, Down, Refusal, SimInfo, SimState, Telemetry};
+use parking_lot::Mutex;
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use super::close::{code_of, name_of};
+use super::outbox::{Outbox, Pushed};
+use super::ports::ShardDoor;
+use super::session;
+use crate::ca::DeviceIdentity;
+use crate::shard::{DeviceSink, Link, RouteSim};
+
+/// A radio works on a few attempts at most; what a device claims beyond is not granted.
+const DEPTH_MAX: u8 = 16;
+/// USSD requests of one device under way.
+const USSD_MAX: usize = 4;
+
+pub(super) struct Peer {
+    pub(super) session: u64,
+    pub(super) identity: DeviceIdentity,
+    pub(super) since_ms: u64,
+    pub(super) connection: quinn::Connection,
+    pub(super) shard: Arc<dyn ShardDoor>,
+    pub(super) outbox: Outbox,
+    outgoing_frames_max: usize,
+    state: Mutex<State>,
+    /// Empty until the session's actor has begun, which looks into the outbox on its own.
+    actor: OnceLock<ActorRef<session::Message>>,
+    ended: AtomicBool,
+}
+
+struct State {
+    info: DeviceInfo,
+    sims: Vec<RouteSim>,
+    accepts_work: bool,
+    telemetry: Option<Box<Telemetry>>,
+    ussd: Vec<(u32, oneshot::Sender<Result<String, String>>)>,
+    ussd_last: u32,
+    /// Why the session is being closed, and since when.
+    closing: Option<(Refusal, u64)>,
+}
+
+/// What the API shows of a session.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    pub device: DeviceId,
+    pub tenant: TenantId,
+    pub session: u64,
+    /// Unix milliseconds.
+    pub since_ms: u64,
+    pub remote: SocketAddr,
+    pub rtt: Duration,
+    pub software: String,
+    pub accepts_work: bool,
+    pub sims: Vec<RouteSim>,
+    pub telemetry: Option<Box<Telemetry>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UssdError {
+    #[error("the device is not connected")]
+    Offline,
+    #[error("`code` has to be 1 to 182 characters of 0-9 * # and letters")]
+    Code,
+    #[error("{USSD_MAX} USSD requests of this device are under way: try again when they have ended")]
+    TooMany,
+    #[error("the device did not answer in time")]
+    Timeout,
+}
+
+pub(super) struct NewPeer {
+    pub(super) session: u64,
+    pub(super) identity: DeviceIdentity,
+    pub(super) since_ms: u64,
+    pub(super) connection: quinn::Connection,
+    pub(super) shard: Arc<dyn ShardDoor>,
+    pub(super) outgoing_frames_max: usize,
+    pub(super) info: DeviceInfo,
+    pub(super) sims: Vec<RouteSim>,
+    pub(super) accepts_work: bool,
+}
+
+impl Peer {
+    pub(super) fn new(new: NewPeer) -> Arc<Self> {
+        let state = State {
+            info: new.info,
+            sims: new.sims,
+            accepts_work: new.accepts_work,
+            telemetry: None,
+            ussd: Vec::new(),
+            ussd_last: 0,
+            closing: None,
+        };
+        Arc::new(Self {
+            session: new.session,
+            identity: new.identity,
+            since_ms: new.since_ms,
+            connection: new.connection,
+            shard: new.shard,
+            outbox: Outbox::default(),
+            outgoing_frames_max: new.outgoing_frames_max,
+            state: Mutex::new(state),
+            actor: OnceLock::new(),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn device(&self) -> DeviceId {
+        self.identity.device
+    }
+
+    pub(super) fn tenant(&self) -> TenantId {
+        self.identity.tenant
+    }
+
+    pub(super) fn set_actor(&self, actor: ActorRef<session::Message>) {
+        // The actor starts once; a second one would be another session.
+        let _ = self.actor.set(actor);
+    }
+
+    pub(super) fn push(&self, frames: Vec<Down>) {
+        match self.outbox.push(frames, self.outgoing_frames_max) {
+            Pushed::Wake => self.wake(),
+            Pushed::Queued | Pushed::Closed => {}
+            // Since ever: who does not read will not read this either, so the sweeper need not wait.
+            Pushed::Overflow => self.refuse(Refusal::Busy, "too many frames wait for this device", 0),
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(actor) = self.actor.get() {
+            // An actor that is gone has ended the session.
+            let _ = actor.cast(session::Message::Flush);
+        }
+    }
+
+    pub(super) fn tell(&self, message: session::Message) {
+        if let Some(actor) = self.actor.get() {
+            let _ = actor.cast(message);
+        }
+    }
+
+    /// Ends the session with its reason as the last frame. The sweeper cuts it should the device not read that.
+    pub(super) fn refuse(&self, reason: Refusal, detail: &str, now_ms: u64) {
+        let pushed = self.outbox.close(reason, detail);
+        if pushed == Pushed::Closed {
+            return;
+        }
+        metrics::counter!("flotilla_sessions_refused_total", "reason" => name_of(reason)).increment(1);
+        tracing::info!(device = %self.device(), reason = name_of(reason), detail, "closing a session");
+        self.state.lock().closing = Some((reason, now_ms));
+        if pushed == Pushed::Wake {
+            self.wake();
+        }
+    }
+
+    pub(super) fn closing(&self) -> Option<(Refusal, u64)> {
+        self.state.lock().closing
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(super) fn cut(&self, reason: Refusal) {
+        self.connection.close(code_of(reason), name_of(reason).as_bytes());
+    }
+
+    /// True for the first caller only.
+    pub(super) fn end(&self) -> bool {
+        let first = !self.ended.swap(true, Ordering::AcqRel);
+        if first {
+            self.state.lock().ussd.clear();
+        }
+        first
+    }
+
+    pub(super) fn link(&self, window: u16, epoch_seen: flotilla_protocol::id::Epoch) -> Link {
+        let state = self.state.lock();
+        Link {
+            device: self.device(),
+            tenant: self.tenant(),
+            session: self.session,
+            window,
+            epoch_seen,
+            sims: state.sims.clone(),
+            accepts_work: state.accepts_work,
+        }
+    }
+
+    pub(super) fn set_sims(&self, sims: Vec<RouteSim>) {
+        let accepts_work = {
+            let mut state = self.state.lock();
+            state.sims.clone_from(&sims);
+            state.accepts_work
+        };
+        self.shard.device_changed(self.device(), self.session, sims, accepts_work);
+    }
+
+    pub(super) fn set_accepts_work(&self, accepts_work: bool) {
+        let sims = {
+            let mut state = self.state.lock();
+            state.accepts_work = accepts_work;
+            state.sims.clone()
+        };
+        self.shard.device_changed(self.device(), self.session, sims, accepts_work);
+    }
+
+    /// Keeps it for the API; a SIM that has become ready, or has ceased to be, changes the routes.
+    pub(super) fn set_telemetry(&self, telemetry: Telemetry) {
+        let changed = {
+            let mut state = self.state.lock();
+            let mut changed = false;
+            for health in &telemetry.sims {
+                let ready = health.state == SimState::Ready;
+                for sim in state.sims.iter_mut().filter(|sim| sim.slot == health.slot && sim.ready != ready) {
+                    sim.ready = ready;
+                    changed = true;
+                }
+            }
+            state.telemetry = Some(Box::new(telemetry));
+            changed.then(|| (state.sims.clone(), state.accepts_work))
+        };
+        if let Some((sims, accepts_work)) = changed {
+            self.shard.device_changed(self.device(), self.session, sims, accepts_work);
+        }
+    }
+
+    /// Sends the request; the answer comes through the receiver.
+    pub(super) fn ask_ussd(
+        &self,
+        slot: u8,
+        code: String,
+    ) -> Result<oneshot::Receiver<Result<String, String>>, UssdError> {
+        let (sender, receiver) = oneshot::channel();
+        let request = {
+            let mut state = self.state.lock();
+            state.ussd.retain(|(_, waiting)| !waiting.is_closed());
+            if state.ussd.len() >= USSD_MAX {
+                return Err(UssdError::TooMany);
+            }
+            state.ussd_last = state.ussd_last.wrapping_add(1);
+            let request = state.ussd_last;
+            state.ussd.push((request, sender));
+            request
+        };
+        self.push(vec![Down::Ussd { request, slot, code }]);
+        Ok(receiver)
+    }
+
+    pub(super) fn answer_ussd(&self, request: u32, result: Result<String, String>) {
+        let waiting = {
+            let mut state = self.state.lock();
+            let place = state.ussd.iter().position(|(number, _)| *number == request);
+            place.map(|place| state.ussd.swap_remove(place).1)
+        };
+        if let Some(waiting) = waiting {
+            // Whoever asked may have given up.
+            let _ = waiting.send(result);
+        }
+    }
+
+    pub(super) fn info(&self) -> SessionInfo {
+        let state = self.state.lock();
+        SessionInfo {
+            device: self.device(),
+            tenant: self.tenant(),
+            session: self.session,
+            since_ms: self.since_ms,
+            remote: self.connection.remote_address(),
+            rtt: self.connection.rtt(),
+            software: state.info.software.clone(),
+            accepts_work: state.accepts_work,
+            sims: state.sims.clone(),
+            telemetry: state.telemetry.clone(),
+        }
+    }
+}
+
+impl DeviceSink for Peer {
+    fn send(&self, frames: Vec<Down>) {
+        self.push(frames);
+    }
+}
+
+/// The routes of an inventory whose SIMs have these ids.
+pub(super) fn routes_of(sims: &[SimInfo], ids: &[(u8, SimId)]) -> Vec<RouteSim> {
+    let route = |info: &SimInfo| {
+        let (_, sim) = ids.iter().find(|(slot, _)| *slot == info.slot)?;
+        let depth = info.depth.clamp(1, DEPTH_MAX);
+        Some(RouteSim { slot: info.slot, sim: *sim, depth, ready: info.state == SimState::Ready })
+    };
+    sims.iter().filter_map(route).collect()
+}

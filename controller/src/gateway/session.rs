@@ -1,0 +1,162 @@
+//! The session of one device: the only writer of its stream, and the owner of its end.
+//!
+//! Parent: `supervisor`. Restart policy: none, a device whose session has ended connects again. A panic here, or in the
+//! session's reader, ends this session only. The mailbox is bounded by its senders: one `Flush` while the session is awake
+//! (see `outbox`), one `ReaderEnded` in a life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{RecvStream, SendStream};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::time::timeout;
+
+use super::Context;
+use super::close::{DEVICE_LEFT, INTERNAL, code_of, name_of};
+use super::outbox::Next;
+use super::peer::Peer;
+use super::ports::FleetEvent;
+use super::reader::{self, ReaderEnd};
+
+/// How long a device may take to read why it is sent away.
+const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(1);
+
+pub(super) struct Args {
+    pub(super) ending: Ending,
+    pub(super) send: SendStream,
+    pub(super) recv: RecvStream,
+    /// What came behind `Hello` already.
+    pub(super) buffer: bytes::BytesMut,
+}
+
+#[derive(Debug)]
+pub(super) enum Message {
+    /// There are frames in the outbox.
+    Flush,
+    ReaderEnded(ReaderEnd),
+}
+
+pub(super) struct State {
+    send: SendStream,
+    ending: Ending,
+    start: Option<Box<(RecvStream, bytes::BytesMut)>>,
+}
+
+/// Ends the session when it is dropped, however that comes about.
+pub(super) struct Ending {
+    pub(super) context: Arc<Context>,
+    pub(super) peer: Arc<Peer>,
+}
+
+pub(super) struct Session;
+
+impl Actor for Session {
+    type Msg = Message;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
+        args.ending.peer.set_actor(myself);
+        let state = State { send: args.send, ending: args.ending, start: Some(Box::new((args.recv, args.buffer))) };
+        std::future::ready(Ok(state)).await
+    }
+
+    async fn post_start(&self, myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let Ending { context, peer } = &state.ending;
+        let software = peer.info().software;
+        context.events.publish(peer.tenant(), FleetEvent::Online { device: peer.device(), software });
+        flush(&myself, state).await?;
+        if let Some(start) = state.start.take() {
+            let (recv, buffer) = *start;
+            tokio::spawn(reader::run(state.ending.context.clone(), state.ending.peer.clone(), recv, buffer));
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Flush => flush(&myself, state).await,
+            Message::ReaderEnded(ReaderEnd::Panicked) => Err("the reader has panicked".into()),
+            Message::ReaderEnded(ReaderEnd::Refused) => Ok(()),
+            Message::ReaderEnded(ReaderEnd::Left) => {
+                state.ending.peer.connection.close(DEVICE_LEFT, b"the device has closed its stream");
+                myself.stop(None);
+                Ok(())
+            }
+        }
+    }
+
+    async fn post_stop(&self, _myself: ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.ending.run();
+        std::future::ready(Ok(())).await
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<Message>,
+        _event: SupervisionEvent,
+        _state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        std::future::ready(Ok(())).await
+    }
+}
+
+/// Writes until the outbox is empty; several pushes become one write.
+async fn flush(myself: &ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    loop {
+        let peer = &state.ending.peer;
+        let (next, frames) = peer.outbox.next(state.ending.context.clock.now().mono_ms)?;
+        match next {
+            Next::Write(bytes) => {
+                metrics::counter!("flotilla_frames_out_total").increment(frames as u64);
+                if state.send.write_chunk(bytes).await.is_err() {
+                    // The connection is lost, or the device reads no more.
+                    myself.stop(None);
+                    return Ok(());
+                }
+            }
+            Next::Close(reason) => {
+                say_goodbye(&mut state.send).await;
+                peer.connection.close(code_of(reason), name_of(reason).as_bytes());
+                myself.stop(None);
+                return Ok(());
+            }
+            Next::Idle => return Ok(()),
+        }
+    }
+}
+
+/// Waits until the device has what was written: closing a connection drops what is still on its way.
+pub(super) async fn say_goodbye(send: &mut SendStream) {
+    if send.finish().is_ok() {
+        // Either outcome is fine: it was read, or the device is gone.
+        let _ = timeout(LAST_WORDS_DEADLINE, send.stopped()).await;
+    }
+}
+
+impl Ending {
+    fn run(&self) {
+        let Self { context, peer } = self;
+        if !peer.end() {
+            return;
+        }
+        // Does nothing to a connection that was closed for a better reason.
+        peer.connection.close(INTERNAL, b"the session has ended");
+        peer.shard.device_down(peer.device(), peer.session);
+        if context.sessions.remove(peer, context.clock.now().unix_ms) {
+            context.events.publish(peer.tenant(), FleetEvent::Offline { device: peer.device() });
+        }
+        tracing::debug!(device = %peer.device(), session = peer.session, "a session has ended");
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.run();
+    }
+}
