@@ -50,3 +50,62 @@ pub enum NumberError {
     #[error("a network has 3 digits of country (MCC) and 2 or 3 of network (MNC), such as 64002")]
     Plmn,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use serde::de::IntoDeserializer;
+    use serde::de::value::{Error, StrDeserializer};
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    /// What a format for people makes of a value: `fmt::Formatter` is the one that serde has on board.
+    struct Readable<'a, T>(&'a T);
+
+    impl<T: Serialize> fmt::Display for Readable<'_, T> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.serialize(f)
+        }
+    }
+
+    fn round_trips<T>(text: &str)
+    where
+        T: Serialize + for<'de> Deserialize<'de> + PartialEq + fmt::Debug,
+    {
+        let deserializer: StrDeserializer<'_, Error> = text.into_deserializer();
+        let value = T::deserialize(deserializer).unwrap();
+        assert_eq!(Readable(&value).to_string(), text);
+        let bytes = postcard::to_allocvec(&value).unwrap();
+        assert_eq!(postcard::from_bytes::<T>(&bytes).unwrap(), value);
+    }
+
+    #[test]
+    fn serialized_for_people_and_for_the_wire() {
+        round_trips::<Msisdn>("+255712345678");
+        round_trips::<Iccid>("8901410321111851072");
+        round_trips::<Imsi>("001010123456789");
+        round_trips::<Plmn>("310026");
+        round_trips::<Region>("TZ");
+    }
+
+    #[test]
+    fn nothing_unchecked_comes_in() {
+        let refused = |text: &'static str| {
+            let read = || -> StrDeserializer<'static, Error> { text.into_deserializer() };
+            [
+                Msisdn::deserialize(read()).map(drop),
+                Iccid::deserialize(read()).map(drop),
+                Imsi::deserialize(read()).map(drop),
+                Plmn::deserialize(read()).map(drop),
+                Region::deserialize(read()).map(drop),
+            ]
+            .iter()
+            .all(Result::is_err)
+        };
+        assert!(refused("") && refused("0712345678") && refused("+1") && refused("x".repeat(100).leak()));
+        let text = postcard::to_allocvec("12x45").unwrap();
+        assert!(postcard::from_bytes::<Iccid>(&text).is_err() && postcard::from_bytes::<Plmn>(&text).is_err());
+    }
+}
