@@ -211,7 +211,10 @@ fn from_library(number: &PhoneNumber) -> Result<Msisdn, NumberError> {
         Err(ValidationError::InvalidCountryCode) => return Err(NumberError::UnknownCallingCode),
     }
     let whole = format!("{calling_code}{national}").parse().map_err(|_| NumberError::TooLong { calling_code })?;
-    Msisdn::from_u64(whole)
+    let whole = Msisdn::from_u64(whole)?;
+    // One trunk zero is dropped; behind a second one the rest would be another number each time it is read.
+    let settled = !national.starts_with('0') || PHONE_NUMBER_UTIL.parse(whole.to_string(), None).as_ref() == Ok(number);
+    if settled { Ok(whole) } else { Err(NumberError::ImpossibleLength { calling_code, digits }) }
 }
 
 impl FromStr for Msisdn {

@@ -44,6 +44,7 @@ fn refusals_say_why() {
         ("+999712345678", UnknownCallingCode),
         ("+2557123", TooShort { calling_code: 255 }),
         ("+25571234567890", TooLong { calling_code: 255 }),
+        ("+44 0027946 0958", TooLong { calling_code: 44 }),
         ("+255712345678x", UnexpectedCharacter('x')),
         ("+255+712345678", UnexpectedCharacter('+')),
         ("+1-800-FLOWERS", UnexpectedCharacter('F')),

