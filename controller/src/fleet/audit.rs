@@ -20,6 +20,20 @@ pub struct Act {
     pub detail: String,
 }
 
+/// Who acts, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct By {
+    pub actor: String,
+    pub at_ms: u64,
+}
+
+impl By {
+    pub(crate) fn act(&self, tenant: Option<TenantId>, action: &'static str, subject: impl ToString) -> Act {
+        let (actor, at_ms) = (self.actor.clone(), self.at_ms);
+        Act { at_ms, tenant, actor, action, subject: subject.to_string(), detail: "{}".to_owned() }
+    }
+}
+
 /// An act as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -11,7 +11,7 @@ use flotilla_protocol::wire::Refusal;
 use super::devices::DeviceState;
 use crate::ca::{Ca, CaError, CsrError, DeviceCertificate, DeviceIdentity, DeviceKey, KeyId};
 use crate::sql_params;
-use crate::store::{Catalog, SqlError, Tx};
+use crate::store::{Catalog, Row, SqlError, Tx};
 
 /// Certificates of one device that are valid at a time; more are asked for only by a device that has gone wrong.
 pub const OPEN_CERTIFICATES_MAX: u64 = 16;
@@ -163,6 +163,53 @@ pub async fn open_of_issuer(catalog: &dyn Catalog, issuer: KeyId, now_s: u64) ->
             row.map(|row| row.get("n")).transpose().map(Option::unwrap_or_default)
         })
         .await
+}
+
+/// A certificate as the catalog has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRow {
+    pub serial: String,
+    pub device: DeviceId,
+    pub not_before_s: u64,
+    pub not_after_s: u64,
+    pub revoked_ms: Option<u64>,
+    pub replaced_ms: Option<u64>,
+}
+
+/// A tenant's certificates by serial, those after one.
+pub async fn list(
+    catalog: &dyn Catalog,
+    tenant: TenantId,
+    device: Option<DeviceId>,
+    after: Option<String>,
+    limit: usize,
+) -> Result<Vec<CertificateRow>, SqlError> {
+    catalog
+        .read(move |tx| {
+            let mut sql =
+                "SELECT serial, device, not_before_s, not_after_s, revoked_ms, replaced_ms FROM certificates \
+                 WHERE tenant = $1 AND serial > $2"
+                    .to_owned();
+            let mut params = vec![tenant.into(), after.unwrap_or_default().into()];
+            if let Some(device) = device {
+                params.push(device.into());
+                sql.push_str(" AND device = $3");
+            }
+            sql.push_str(&format!(" ORDER BY serial LIMIT {limit}"));
+            tx.query(&sql, &params)?.iter().map(row_of).collect()
+        })
+        .await
+}
+
+fn row_of(row: &Row) -> Result<CertificateRow, SqlError> {
+    Ok(CertificateRow {
+        serial: row.get("serial")?,
+        device: row.get("device")?,
+        not_before_s: row.get("not_before_s")?,
+        not_after_s: row.get("not_after_s")?,
+        revoked_ms: row.get("revoked_ms")?,
+        replaced_ms: row.get("replaced_ms")?,
+    })
 }
 
 /// Forgets certificates that ended long ago. Answers how many.

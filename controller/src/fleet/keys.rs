@@ -5,6 +5,7 @@ use std::fmt;
 use data_encoding::BASE32_NOPAD;
 use flotilla_protocol::id::{KeyId, TenantId};
 
+use super::audit::{self, By};
 use crate::sql_params;
 use crate::store::{Catalog, Row, SqlError, Tx};
 
@@ -73,10 +74,10 @@ impl Secret {
         Self(format!("{PREFIX}{}", BASE32_NOPAD.encode(&random).to_ascii_lowercase()))
     }
 
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix(PREFIX)?;
-        let right = digits.len() == DIGITS && digits.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        right.then(|| Self(text.to_owned()))
+    /// Whether a text could be a secret at all.
+    pub fn is_one(text: &str) -> bool {
+        let digits = text.strip_prefix(PREFIX).unwrap_or("");
+        digits.len() == DIGITS && digits.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
     }
 
     pub fn expose(&self) -> &str {
@@ -151,10 +152,11 @@ fn key(row: &Row) -> Result<ApiKey, SqlError> {
     })
 }
 
-pub async fn create(catalog: &dyn Catalog, new: ApiKey, hash: KeyHash) -> Result<ApiKey, SqlError> {
+pub async fn create(catalog: &dyn Catalog, by: By, new: ApiKey, hash: KeyHash) -> Result<ApiKey, SqlError> {
     catalog
         .run(move |tx| {
             insert(tx, &new, hash)?;
+            audit::write(tx, &by.act(new.tenant, "key.create", new.id))?;
             Ok(new)
         })
         .await
@@ -203,6 +205,7 @@ pub async fn list(
 /// Changes a tenant's key; the changed key, or None when the tenant has no such key.
 pub async fn change(
     catalog: &dyn Catalog,
+    by: By,
     tenant: TenantId,
     id: KeyId,
     change: KeyChange,
@@ -211,11 +214,16 @@ pub async fn change(
         .run(move |tx| {
             if let Some(disabled) = change.disabled {
                 let sql = "UPDATE api_keys SET disabled = $1 WHERE id = $2 AND tenant = $3";
-                tx.execute(sql, sql_params![disabled, id, tenant])?;
+                if tx.execute(sql, sql_params![disabled, id, tenant])? == 1 {
+                    let action = if disabled { "key.disable" } else { "key.enable" };
+                    audit::write(tx, &by.act(Some(tenant), action, id))?;
+                }
             }
             if let Some(rate) = change.rate_per_min {
                 let sql = "UPDATE api_keys SET rate_per_min = $1 WHERE id = $2 AND tenant = $3";
-                tx.execute(sql, sql_params![rate, id, tenant])?;
+                if tx.execute(sql, sql_params![rate, id, tenant])? == 1 {
+                    audit::write(tx, &by.act(Some(tenant), "key.rate", id))?;
+                }
             }
             get(tx, tenant, id)
         })
@@ -225,6 +233,7 @@ pub async fn change(
 /// Gives a key a new secret; the old one ends at once.
 pub async fn rotate(
     catalog: &dyn Catalog,
+    by: By,
     tenant: TenantId,
     id: KeyId,
     hash: KeyHash,
@@ -232,7 +241,9 @@ pub async fn rotate(
     catalog
         .run(move |tx| {
             let sql = "UPDATE api_keys SET hash = $1 WHERE id = $2 AND tenant = $3";
-            tx.execute(sql, sql_params![hash.0, id, tenant])?;
+            if tx.execute(sql, sql_params![hash.0, id, tenant])? == 1 {
+                audit::write(tx, &by.act(Some(tenant), "key.rotate", id))?;
+            }
             get(tx, tenant, id)
         })
         .await
@@ -268,11 +279,12 @@ pub async fn has_root(catalog: &dyn Catalog) -> Result<bool, SqlError> {
 }
 
 /// Makes `new` the only root key.
-pub async fn replace_root(catalog: &dyn Catalog, new: ApiKey, hash: KeyHash) -> Result<(), SqlError> {
+pub async fn replace_root(catalog: &dyn Catalog, by: By, new: ApiKey, hash: KeyHash) -> Result<(), SqlError> {
     catalog
         .run(move |tx| {
             tx.execute("DELETE FROM api_keys WHERE tenant IS NULL", &[])?;
-            insert(tx, &new, hash)
+            insert(tx, &new, hash)?;
+            audit::write(tx, &by.act(None, "key.root", new.id))
         })
         .await
 }
@@ -296,11 +308,11 @@ mod tests {
     #[test]
     fn secrets_parse_back_and_hide() {
         let secret = Secret::new([0xab; 32]);
-        assert_eq!(Secret::parse(secret.expose()), Some(secret.clone()));
+        assert!(Secret::is_one(secret.expose()));
         assert_eq!(format!("{secret:?}"), "flk_...");
         assert_ne!(secret.hash(), Secret::new([0xac; 32]).hash());
         for wrong in ["", "flk_", "flk_abc", &secret.expose().to_uppercase(), &format!("{}a", secret.expose())] {
-            assert_eq!(Secret::parse(wrong), None, "{wrong}");
+            assert!(!Secret::is_one(wrong), "{wrong}");
         }
     }
 }

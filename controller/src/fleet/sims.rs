@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
+use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{SimInfo, SimState};
 
 use super::{LIMIT_MAX, cut};
@@ -300,6 +301,19 @@ impl Sims {
 
     pub async fn get(&self, tenant: TenantId, sim: SimId) -> Result<Sim, SimError> {
         self.catalog.read(move |tx| get(tx, tenant, sim)).await
+    }
+
+    /// The SIM with this number; the one that was seen last, should several claim it.
+    pub async fn by_number(&self, tenant: TenantId, number: Msisdn) -> Result<Sim, SimError> {
+        self.catalog
+            .read(move |tx| {
+                let sql = format!(
+                    "SELECT {COLUMNS} FROM sims WHERE tenant = $1 AND msisdn = $2 ORDER BY last_seen_ms DESC LIMIT 1"
+                );
+                let row = tx.query_one(&sql, sql_params![tenant, number.to_string()])?.ok_or(SimError::NotFound)?;
+                Ok(sim_of(&row)?)
+            })
+            .await
     }
 
     pub async fn rename(&self, tenant: TenantId, sim: SimId, name: String) -> Result<Sim, SimError> {

@@ -2,6 +2,7 @@
 
 use flotilla_protocol::id::TenantId;
 
+use super::audit::{self, By};
 use crate::sql_params;
 use crate::store::{Catalog, Row, SqlError};
 
@@ -45,11 +46,12 @@ fn tenant(row: &Row) -> Result<Tenant, SqlError> {
 }
 
 /// Names are unique, so that a person who scans a QR code can tell whose device it becomes.
-pub async fn create(catalog: &dyn Catalog, new: Tenant) -> Result<Tenant, TenantError> {
+pub async fn create(catalog: &dyn Catalog, by: By, new: Tenant) -> Result<Tenant, TenantError> {
     catalog
         .run(move |tx| {
             let sql = "INSERT INTO tenants (id, name, disabled, created_ms) VALUES ($1, $2, $3, $4)";
             tx.execute(sql, sql_params![new.id, &new.name, new.disabled, new.created_ms])?;
+            audit::write(tx, &by.act(Some(new.id), "tenant.create", new.id))?;
             Ok(new)
         })
         .await
@@ -76,11 +78,16 @@ pub async fn list(catalog: &dyn Catalog, after: Option<TenantId>, limit: usize) 
 }
 
 /// A disabled tenant's keys are refused and its devices are turned away; nothing of it is deleted. False when there is none.
-pub async fn set_disabled(catalog: &dyn Catalog, id: TenantId, disabled: bool) -> Result<bool, SqlError> {
+pub async fn set_disabled(catalog: &dyn Catalog, by: By, id: TenantId, disabled: bool) -> Result<bool, SqlError> {
     catalog
         .run(move |tx| {
             let sql = "UPDATE tenants SET disabled = $1 WHERE id = $2";
-            Ok(tx.execute(sql, sql_params![disabled, id])? == 1)
+            let found = tx.execute(sql, sql_params![disabled, id])? == 1;
+            if found {
+                let action = if disabled { "tenant.disable" } else { "tenant.enable" };
+                audit::write(tx, &by.act(Some(id), action, id))?;
+            }
+            Ok(found)
         })
         .await
 }

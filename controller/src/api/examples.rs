@@ -1,0 +1,184 @@
+//! Example bodies for the documentation. The tests parse them, so they stay right.
+
+use serde_json::{Value, json};
+
+const MESSAGE: &str = "msg_01kaqmpxm0e8xs6bhkrg5jrqzt";
+const DEVICE: &str = "dev_01kaqmpxm0e8xs6bhkrg5jrqzt";
+const SIM: &str = "sim_01kaqmpxm0e8xs6bhkrg5jrqzt";
+const TENANT: &str = "ten_01kaqmpxm0e8xs6bhkrg5jrqzt";
+const KEY: &str = "key_01kaqmpxm0e8xs6bhkrg5jrqzt";
+const ENROLLMENT: &str = "enr_01kaqmpxm0e8xs6bhkrg5jrqzt";
+const INBOUND: &str = "inb_01kaqmpxm0e8xs6bhkrg5jrqzt";
+
+pub fn send() -> Value {
+    json!({"to": "+255712345678", "text": "Your code is 4711", "priority": "urgent", "valid_for_s": 300,
+        "client_ref": "login-83121"})
+}
+
+pub fn accepted() -> Value {
+    json!({"messages": [{"id": MESSAGE, "to": "+255712345678", "segments": 1}], "segments": 1})
+}
+
+pub fn preview() -> Value {
+    json!({"encoding": "gsm7", "segments": 1, "units": 20, "units_left": 135, "language": "turkish", "smart": false})
+}
+
+pub fn ndjson() -> Value {
+    let lines =
+        [r#"{"to": "+255712345678", "text": "Hello Asha"}"#, r#"{"to": "+255712345679", "text": "Hello Juma"}"#];
+    Value::String(lines.join("\n"))
+}
+
+pub fn csv() -> Value {
+    Value::String("to,text,client_ref\n+255712345678,Hello Asha,1\n+255712345679,\"Hello, Juma\",2\n".to_owned())
+}
+
+pub fn bulk_report() -> Value {
+    json!({"lines": 1000, "accepted": 999, "replayed": 0, "segments": 1012, "rejected": 1, "errors_left_out": 0,
+        "errors": [{"line": 17, "code": "invalid_number", "field": "to",
+            "detail": "the number has no leading +; give it in international form, such as +255712345678"}]})
+}
+
+pub fn bulk_report_bad() -> Value {
+    json!({"lines": 1, "accepted": 0, "replayed": 0, "segments": 0, "rejected": 1, "errors_left_out": 0,
+        "errors": [{"line": 1, "code": "missing_field", "field": "text", "detail": "give a text, or data in base64"}]})
+}
+
+pub fn page(item: Value) -> Value {
+    json!({"items": [item], "next": null})
+}
+
+pub fn message(trace: bool) -> Value {
+    let mut message = json!({"id": MESSAGE, "state": "delivered", "to": "+255712345678", "text": "Your code is 4711",
+        "segments": 1, "segments_delivered": 1, "priority": "urgent", "duplicates": "never", "flash": false,
+        "device": DEVICE, "sim": SIM, "attempts": 1, "client_ref": "login-83121",
+        "accepted_at": "2026-11-20T14:00:00.000Z", "expires_at": "2026-11-20T14:05:00.000Z",
+        "sent_at": "2026-11-20T14:00:01.204Z", "delivered_at": "2026-11-20T14:00:04.870Z",
+        "updated_at": "2026-11-20T14:00:04.913Z"});
+    if trace {
+        message["trace"] = json!([
+            {"at": "2026-11-20T14:00:00.000Z", "state": "queued", "attempt": 0},
+            {"at": "2026-11-20T14:00:00.003Z", "state": "dispatching", "attempt": 1, "device": DEVICE, "sim": SIM},
+            {"at": "2026-11-20T14:00:01.240Z", "state": "sent", "attempt": 1, "device": DEVICE, "sim": SIM},
+            {"at": "2026-11-20T14:00:04.913Z", "state": "delivered", "attempt": 1, "device": DEVICE, "sim": SIM}
+        ]);
+    }
+    message
+}
+
+pub fn cancelled(what: &str) -> Value {
+    json!({"id": MESSAGE, "cancel": what})
+}
+
+pub fn inbound() -> Value {
+    json!({"id": INBOUND, "device": DEVICE, "sim": SIM, "from": "+255712345678", "to": "+255700000001", "text": "STOP",
+        "segments": 1, "sent_at": "2026-11-20T14:00:00.000Z", "received_at": "2026-11-20T14:00:02.118Z"})
+}
+
+pub fn device() -> Value {
+    json!({"id": DEVICE, "name": "Front desk", "model": "Pixel 6a", "os": "Android 15", "software": "flotilla-node/0.1.0",
+        "labels": {"site": "arusha"}, "state": "active", "online": true, "connected_at": "2026-11-20T08:00:00.000Z",
+        "remote": "192.0.2.17:41022", "rtt_ms": 48, "enrolled_at": "2026-11-01T08:00:00.000Z",
+        "last_seen_at": "2026-11-20T14:00:00.000Z", "battery_percent": 87, "charging": true, "outbox_open": 0,
+        "reports_open": 0})
+}
+
+pub fn device_patch() -> Value {
+    json!({"name": "Front desk", "labels": {"site": "arusha"}, "settings": {"telemetry_interval_s": 30}})
+}
+
+pub fn sim() -> Value {
+    json!({"id": SIM, "name": "Vodacom 1", "iccid": "8925504000000000018", "imsi": "640040000000001",
+        "msisdn": "+255700000001", "operator": "Vodacom", "plmn": "64004", "device": DEVICE, "slot": 0, "online": true,
+        "first_seen_at": "2026-11-01T08:00:00.000Z", "last_seen_at": "2026-11-20T14:00:00.000Z", "state": "ready",
+        "signal_dbm": -83, "registration": "home", "serving": "64004"})
+}
+
+pub fn sim_patch() -> Value {
+    json!({"name": "Vodacom 1"})
+}
+
+pub fn ussd() -> Value {
+    json!({"slot": 0, "code": "*102#"})
+}
+
+pub fn ussd_reply() -> Value {
+    json!({"reply": "Your balance is 4,200 TZS"})
+}
+
+pub fn enrollment_new() -> Value {
+    json!({"device_name": "Front desk", "ttl_s": 3600})
+}
+
+pub fn enrollment() -> Value {
+    json!({"id": ENROLLMENT, "device_name": "Front desk", "state": "open", "created_at": "2026-11-20T14:00:00.000Z",
+        "expires_at": "2026-11-20T15:00:00.000Z"})
+}
+
+pub fn enrollment_created() -> Value {
+    let mut created = enrollment();
+    created["uri"] = json!("FLOTILLA:1:AEQHG3LTFZSXQYLNOBWGKLTPOJTTUNZUGQZQ");
+    created["qr_svg"] = json!("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 57 57\">...</svg>");
+    created["qr_text"] = json!("█▀▀▀▀▀█ ▀▄ █▀▀▀▀▀█\n...");
+    created
+}
+
+pub fn tenant() -> Value {
+    json!({"id": TENANT, "name": "Arusha Clinic", "disabled": false, "created_at": "2026-11-01T08:00:00.000Z"})
+}
+
+pub fn tenant_new() -> Value {
+    json!({"name": "Arusha Clinic"})
+}
+
+pub fn tenant_patch() -> Value {
+    json!({"disabled": true})
+}
+
+pub fn key() -> Value {
+    json!({"id": KEY, "name": "web shop", "scopes": ["send", "read"], "rate_per_min": 100, "disabled": false,
+        "created_at": "2026-11-01T08:00:00.000Z", "last_used_at": "2026-11-20T14:00:00.000Z"})
+}
+
+pub fn key_new() -> Value {
+    json!({"name": "web shop", "scopes": ["send", "read"], "rate_per_min": 6000})
+}
+
+pub fn key_created() -> Value {
+    let mut created = key();
+    created["secret"] = json!("flk_hk5ufx3qj4yb2c7sdnotarealkeyatalljustanexampleabcdef");
+    created
+}
+
+pub fn key_patch() -> Value {
+    json!({"rate_per_min": 0})
+}
+
+pub fn ca() -> Value {
+    json!({"trust_domain": "flotilla.local", "phase": "stable", "issuing": "5c1f0e2a", "pins":
+        ["2b5c0a4f9d1e7c3b6a8f0e2d4c6b8a0f1e3d5c7b9a2f4e6d8c0b1a3f5e7d9c2b"],
+        "roots_pem": ["-----BEGIN CERTIFICATE-----\n...\n-----END CERTIFICATE-----\n"]})
+}
+
+pub fn rotate() -> Value {
+    json!({"force": false})
+}
+
+pub fn certificate() -> Value {
+    json!({"serial": "2f7a1c", "device": DEVICE, "not_before": "2026-11-20T13:00:00.000Z",
+        "not_after": "2026-11-27T14:00:00.000Z"})
+}
+
+pub fn audit() -> Value {
+    json!({"number": 512, "at": "2026-11-20T14:00:00.000Z", "actor": KEY, "action": "device.drain", "subject": DEVICE,
+        "detail": {}})
+}
+
+pub fn stats() -> Value {
+    json!({"rows": [{"at": "2026-11-20T14:00:00.000Z", "value": "", "accepted": 1200, "sent": 1190, "delivered": 1180}],
+        "next": null, "complete": true, "fresh": true})
+}
+
+pub fn health() -> Value {
+    json!({"devices": {"enrolled": 12, "online": 11, "draining": 1}, "sims": {"known": 14, "ready": 12}})
+}

@@ -1,0 +1,232 @@
+//! Messages as the API shows them.
+
+use data_encoding::BASE64;
+use flotilla_protocol::id::{DeviceId, InboundId, MessageId, SimId};
+use flotilla_protocol::wire::{Body, ErrorClass};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::time::Time;
+use crate::domain::event::Inbound;
+use crate::domain::message::{Duplicates, Failure, Pin, Priority};
+use crate::domain::record::{MessageRecord, Step};
+
+/// A message and how far it has come.
+#[derive(Serialize, ToSchema)]
+#[schema(title = "Message")]
+pub struct MessageView<'a> {
+    #[schema(value_type = String, example = "msg_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    pub id: MessageId,
+    /// `scheduled, queued, dispatching, unknown, sent`; final: `delivered, failed, expired, cancelled`. `unknown`: an attempt
+    /// may or may not have reached the network, and only its device can tell.
+    #[schema(example = "delivered")]
+    pub state: &'static str,
+    #[schema(example = "+255712345678")]
+    pub to: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Your code is 4711")]
+    pub text: Option<&'a str>,
+    /// 8-bit data in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[schema(example = 1)]
+    pub segments: u8,
+    /// Segments of the last attempt that have their delivery report.
+    pub segments_delivered: u32,
+    #[schema(value_type = super::request::PrioritySchema)]
+    pub priority: Priority,
+    #[schema(value_type = super::request::DuplicatesSchema)]
+    pub duplicates: Duplicates,
+    pub flash: bool,
+    /// Where the last attempt was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "dev_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    pub device: Option<DeviceId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "sim_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    pub sim: Option<SimId>,
+    /// The SIM or device that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only_by: Option<String>,
+    /// Attempts made so far.
+    pub attempts: u16,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub campaign: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub tags: &'a [Box<str>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ref: Option<&'a str>,
+    #[schema(value_type = String, example = "2026-11-20T14:00:00.000Z")]
+    pub accepted_at: Time,
+    /// Not before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub send_at: Option<Time>,
+    #[schema(value_type = String, example = "2026-11-21T14:00:00.000Z")]
+    pub expires_at: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub sent_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub delivered_at: Option<Time>,
+    #[schema(value_type = String)]
+    pub updated_at: Time,
+    /// Why the last attempt, or the message, did not succeed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<FailureView<'a>>,
+    /// Every transition; only when one message is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Vec<StepView<'a>>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(title = "Failure")]
+pub struct FailureView<'a> {
+    /// `permanent`: nobody can deliver it; `route`: this SIM can not send; `transient`: worth another try.
+    #[schema(example = "transient")]
+    pub class: &'static str,
+    #[schema(example = "cms-38")]
+    pub code: &'a str,
+    #[schema(example = "network out of order")]
+    pub detail: &'a str,
+}
+
+/// One transition of a message.
+#[derive(Serialize, ToSchema)]
+#[schema(title = "Step")]
+pub struct StepView<'a> {
+    #[schema(value_type = String)]
+    pub at: Time,
+    pub state: &'static str,
+    pub attempt: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub device: Option<DeviceId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub sim: Option<SimId>,
+    /// The segment, for the report of a single one; counted from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segment: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<FailureView<'a>>,
+}
+
+impl<'a> MessageView<'a> {
+    pub fn short(record: &'a MessageRecord) -> Self {
+        let submission = &record.submission;
+        let (text, data, port) = match &submission.body {
+            Body::Text(text) => (Some(text.as_str()), None, None),
+            Body::Data { bytes, port } => (None, Some(BASE64.encode(bytes)), *port),
+        };
+        let only_by = match submission.pin {
+            Pin::Any => None,
+            Pin::Sim(sim) => Some(sim.to_string()),
+            Pin::Device(device) => Some(device.to_string()),
+        };
+        Self {
+            id: submission.id,
+            state: record.state.as_str(),
+            to: submission.to.to_string(),
+            text,
+            data,
+            port,
+            segments: submission.segments,
+            segments_delivered: record.segments_delivered.count_ones(),
+            priority: submission.priority,
+            duplicates: submission.duplicates,
+            flash: submission.flash,
+            device: record.route.map(|route| route.device),
+            sim: record.route.map(|route| route.sim),
+            only_by,
+            attempts: record.attempt,
+            campaign: &submission.campaign,
+            tags: &submission.tags,
+            client_ref: submission.client_ref.as_deref(),
+            accepted_at: Time(submission.accepted_ms),
+            send_at: (submission.due_ms > submission.accepted_ms).then_some(Time(submission.due_ms)),
+            expires_at: Time(submission.expires_ms),
+            sent_at: record.sent_ms.map(Time),
+            delivered_at: record.delivered_ms.map(Time),
+            updated_at: Time(record.updated_ms),
+            error: record.failure.as_ref().map(FailureView::of),
+            trace: None,
+        }
+    }
+
+    pub fn whole(record: &'a MessageRecord) -> Self {
+        Self { trace: Some(record.trace.iter().map(StepView::of).collect()), ..Self::short(record) }
+    }
+}
+
+impl<'a> FailureView<'a> {
+    fn of(failure: &'a Failure) -> Self {
+        let class = match failure.class {
+            ErrorClass::Permanent => "permanent",
+            ErrorClass::Route => "route",
+            ErrorClass::Transient => "transient",
+        };
+        Self { class, code: &failure.code, detail: &failure.text }
+    }
+}
+
+impl<'a> StepView<'a> {
+    fn of(step: &'a Step) -> Self {
+        Self {
+            at: Time(step.at_ms),
+            state: step.state.as_str(),
+            attempt: step.attempt,
+            device: step.route.map(|route| route.device),
+            sim: step.route.map(|route| route.sim),
+            segment: step.segment.map(|segment| u16::from(segment) + 1),
+            error: step.failure.as_ref().map(FailureView::of),
+        }
+    }
+}
+
+/// A message that one of the tenant's gateways received.
+#[derive(Serialize, ToSchema)]
+#[schema(title = "Inbound")]
+pub struct InboundView<'a> {
+    #[schema(value_type = String, example = "inb_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    pub id: InboundId,
+    #[schema(value_type = String, example = "dev_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    pub device: DeviceId,
+    #[schema(value_type = String, example = "sim_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    pub sim: SimId,
+    /// A number, a short code or a name.
+    #[schema(example = "+255712345678")]
+    pub from: String,
+    /// The SIM's own number, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    #[schema(example = "STOP")]
+    pub text: &'a str,
+    pub segments: u8,
+    /// When the network took it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub sent_at: Option<Time>,
+    #[schema(value_type = String, example = "2026-11-20T14:00:00.000Z")]
+    pub received_at: Time,
+}
+
+impl<'a> InboundView<'a> {
+    pub fn of(inbound: &'a Inbound) -> Self {
+        Self {
+            id: inbound.id,
+            device: inbound.device,
+            sim: inbound.sim,
+            from: inbound.from.to_string(),
+            to: inbound.to.map(|to| to.to_string()),
+            text: &inbound.text,
+            segments: inbound.segments,
+            sent_at: inbound.sent_ms.map(Time),
+            received_at: Time(inbound.received_ms),
+        }
+    }
+}
