@@ -4,11 +4,14 @@
 pub mod aggregates;
 mod driver;
 pub mod live;
+mod recent;
+mod rows;
 #[cfg(test)]
 pub(crate) mod testing;
 mod trim;
 
 pub use driver::{FollowHandle, FollowOptions, Lag, follow};
+pub use rows::{RowsFollower, RowsReader};
 pub use trim::trim_behind;
 
 use flotilla_protocol::id::ShardId;

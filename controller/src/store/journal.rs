@@ -60,8 +60,8 @@ pub enum CommitError {
     Fenced { shard: ShardId, epoch: Epoch },
     #[error("shard {shard} expects sequence {expected} next")]
     OutOfOrder { shard: ShardId, expected: u64 },
-    /// The engine failed at the point of no return. Ask [`Journal::last`] until it answers: the batch is durable exactly
-    /// when its sequence is there (nobody else writes under this epoch). Nothing may be released before.
+    /// The engine failed at the point of no return. Ask [`Journal::read`] until it answers: the batch is durable exactly when
+    /// one of this sequence and this epoch is there. Nothing may be released before.
     #[error("it is not known whether the batch was committed: {0}")]
     Unknown(String),
     /// Nothing was written. Commits work again as soon as there is space.

@@ -3,9 +3,13 @@
 //! Three traits, so that a second engine can stand beside SQLite; `contract` is the suite that each engine has to pass.
 
 mod catalog;
+mod codec;
+#[cfg(test)]
+mod contract;
 mod journal;
 pub mod migrations;
 mod rows;
+pub mod sqlite;
 mod tail;
 
 use std::sync::Arc;

@@ -1,0 +1,101 @@
+//! Messages that change now, between the journal and the rows: several transitions of one message become one write, and a
+//! message that is asked for by id is found without waiting for it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use flotilla_protocol::id::{MessageId, ShardId};
+use rustc_hash::FxHashMap;
+
+use crate::domain::event::Change;
+use crate::domain::record::MessageRecord;
+use crate::store::Upsert;
+
+/// Changed messages that are held back at most; then they are written at once.
+pub(super) const DIRTY_MAX: usize = 16_384;
+/// Open messages that are kept after they were written, for their next change.
+const CLEAN_MAX: usize = 32_768;
+
+/// A bounded cache that knows which of its messages the rows have not yet seen.
+#[derive(Default)]
+pub(super) struct Recent {
+    slots: FxHashMap<MessageId, Slot>,
+    /// The changed ones, in the order of their first change.
+    dirty: Vec<MessageId>,
+    /// The written ones, the longest unchanged first. A message may be here more than once; then it goes a little early.
+    clean: VecDeque<MessageId>,
+}
+
+struct Slot {
+    shard: ShardId,
+    record: Arc<MessageRecord>,
+    dirty: bool,
+    /// The rows have never seen it.
+    new: bool,
+}
+
+impl Recent {
+    pub(super) fn has(&self, message: MessageId) -> bool {
+        self.slots.contains_key(&message)
+    }
+
+    pub(super) fn get(&self, message: MessageId) -> Option<Arc<MessageRecord>> {
+        self.slots.get(&message).map(|slot| Arc::clone(&slot.record))
+    }
+
+    pub(super) fn full(&self) -> bool {
+        self.dirty.len() >= DIRTY_MAX
+    }
+
+    /// A message that the rows do not have.
+    pub(super) fn accept(&mut self, shard: ShardId, record: MessageRecord) {
+        let id = record.submission.id;
+        self.dirty.push(id);
+        self.slots.insert(id, Slot { shard, record: Arc::new(record), dirty: true, new: true });
+    }
+
+    /// A message as the rows have it.
+    pub(super) fn load(&mut self, shard: ShardId, record: MessageRecord) {
+        let id = record.submission.id;
+        self.clean.push_back(id);
+        self.slots.insert(id, Slot { shard, record: Arc::new(record), dirty: false, new: false });
+    }
+
+    /// False when the message is not here.
+    pub(super) fn change(&mut self, message: MessageId, at_ms: u64, change: &Change) -> bool {
+        let Some(slot) = self.slots.get_mut(&message) else { return false };
+        Arc::make_mut(&mut slot.record).apply(at_ms, change);
+        if !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(message);
+        }
+        true
+    }
+
+    /// What the rows have not seen; it stays dirty until [`Recent::written`].
+    pub(super) fn to_write(&self) -> Vec<Upsert> {
+        let slots = self.dirty.iter().filter_map(|message| self.slots.get(message));
+        slots.map(|slot| Upsert { shard: slot.shard, record: Arc::clone(&slot.record), new: slot.new }).collect()
+    }
+
+    /// Everything dirty has been written. What is final is not needed any more, what is open may change again soon.
+    pub(super) fn written(&mut self) {
+        for message in std::mem::take(&mut self.dirty) {
+            let Some(slot) = self.slots.get_mut(&message) else { continue };
+            if slot.record.is_open() {
+                slot.dirty = false;
+                slot.new = false;
+                self.clean.push_back(message);
+            } else {
+                self.slots.remove(&message);
+            }
+        }
+        while self.clean.len() > CLEAN_MAX
+            && let Some(message) = self.clean.pop_front()
+        {
+            if self.slots.get(&message).is_some_and(|slot| !slot.dirty) {
+                self.slots.remove(&message);
+            }
+        }
+    }
+}

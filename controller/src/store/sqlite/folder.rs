@@ -1,0 +1,45 @@
+//! The data folder: private to its user, and one process at a time.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::OpenError;
+
+/// Held while the folder is in use; the kernel lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct FolderLock {
+    _file: File,
+}
+
+pub(super) fn lock(dir: &Path) -> Result<FolderLock, OpenError> {
+    let failed = |error| OpenError::Folder { dir: dir.to_owned(), error };
+    if !dir.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    }
+    let mut file = private(&dir.join("LOCK")).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            // The owner writes its number right after it has the lock; for a moment there may be none.
+            let _ = file.take(32).read_to_string(&mut pid);
+            let pid = if pid.trim().is_empty() { "unknown".to_owned() } else { pid.trim().to_owned() };
+            return Err(OpenError::InUse { dir: dir.to_owned(), pid });
+        }
+        Err(error) => return Err(failed(error.into())),
+    }
+    file.set_len(0).map_err(failed)?;
+    file.rewind().map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(FolderLock { _file: file })
+}
+
+/// Opens a file for reading and writing that only its user may touch. SQLite gives its side files the same rights.
+pub(super) fn private(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
