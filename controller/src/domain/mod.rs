@@ -3,6 +3,7 @@
 pub mod event;
 pub mod message;
 pub mod record;
+pub mod route;
 pub mod shard;
 
 /// The two clocks of a decision.

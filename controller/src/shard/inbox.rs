@@ -151,8 +151,12 @@ impl Inbox {
         for (device, number, frames) in frames {
             let Some(session) = state.session(device, number) else { continue };
             for frame in &frames {
-                if let Down::AckReports { position } = frame {
-                    session.acknowledged = session.acknowledged.max(Some(*position));
+                match frame {
+                    Down::AckReports { position } => {
+                        session.acknowledged = session.acknowledged.max(Some(*position));
+                    }
+                    Down::Resume => session.lists_asked += 1,
+                    _ => {}
                 }
             }
             session.sink.send(frames);

@@ -23,7 +23,7 @@ pub struct ShardSettings {
     pub queued_max: usize,
     /// So many of each tenant and class are in memory in any case: nobody waits for the store because of others.
     pub queued_min: usize,
-    /// Sent messages in memory; those beyond it come back when their reports do.
+    /// Sent messages in memory, one at least; those beyond it come back when their reports do.
     pub sent_max: usize,
     /// Messages scheduled further ahead stay in the store.
     pub far_ms: u64,
@@ -34,6 +34,8 @@ pub struct ShardSettings {
     /// How long idempotency keys are in memory, and how many. Older ones are found in the store.
     pub keys_ms: u64,
     pub keys_max: usize,
+    /// For so long after its start a shard looks keys up in the store that it does not know.
+    pub look_up_ms: u64,
     /// Reads of single messages at a time.
     pub loads_max: usize,
     /// Reports of one device that wait for such reads; a device repeats what is not acknowledged.
@@ -58,6 +60,7 @@ impl Default for ShardSettings {
             overdue_every_ms: 5_000,
             keys_ms: 15 * MINUTE,
             keys_max: 100_000,
+            look_up_ms: MINUTE,
             loads_max: 256,
             reports_held_max: 10_000,
         }

@@ -1,0 +1,256 @@
+//! The queues. A lane holds the messages of one tenant, campaign, class and pin; the lanes of the same tenant and pin form a
+//! target, which is what a free place on a route is offered to. A target has a ring of lanes per class.
+//!
+//! Classes are served strictly in order; inside a class lanes take turns, one message each, and a lane that has sent a long
+//! message sits out a turn for each further segment. A target without a free route is simply not asked: whoever frees a
+//! place marks the targets that it suits, so no input looks at more than those.
+
+use std::collections::VecDeque;
+
+use flotilla_protocol::id::TenantId;
+use rustc_hash::FxHashMap;
+
+use super::slots::{Slot, Slots};
+use crate::domain::message::{Pin, Priority};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LaneKey {
+    pub(super) tenant: TenantId,
+    pub(super) class: Priority,
+    pub(super) pin: Pin,
+    pub(super) campaign: Box<str>,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) key: LaneKey,
+    pub(super) target: Slot,
+    /// May hold keys of messages that are queued no more; they are skipped when their turn comes.
+    queue: VecDeque<Slot>,
+    /// Turns to sit out.
+    debt: u32,
+    in_ring: bool,
+    /// Messages in memory, queued or not.
+    members: u32,
+}
+
+#[derive(Debug, Default)]
+struct Target {
+    rings: [VecDeque<Slot>; 4],
+    lanes: u32,
+    /// Among those to be served next.
+    marked: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: Slots<Lane>,
+    by_key: FxHashMap<LaneKey, Slot>,
+    targets: Slots<Target>,
+    by_pin: FxHashMap<(TenantId, Pin), Slot>,
+    marked: Vec<Slot>,
+}
+
+impl Lanes {
+    /// The lane of a message that comes into memory.
+    pub(super) fn join(&mut self, key: LaneKey) -> Slot {
+        if let Some(lane) = self.by_key.get(&key) {
+            let slot = *lane;
+            self.lane_mut(slot).members += 1;
+            return slot;
+        }
+        let pinned = (key.tenant, key.pin);
+        let target = match self.by_pin.get(&pinned) {
+            Some(target) => *target,
+            None => {
+                let target = self.targets.insert(Target::default());
+                self.by_pin.insert(pinned, target);
+                target
+            }
+        };
+        self.target_mut(target).lanes += 1;
+        let lane = Lane { key: key.clone(), target, queue: VecDeque::new(), debt: 0, in_ring: false, members: 1 };
+        let slot = self.lanes.insert(lane);
+        self.by_key.insert(key, slot);
+        slot
+    }
+
+    /// A message has left memory.
+    pub(super) fn leave(&mut self, slot: Slot) {
+        let lane = self.lane_mut(slot);
+        lane.members -= 1;
+        if lane.members > 0 {
+            return;
+        }
+        let Some(lane) = self.lanes.remove(slot) else { return };
+        self.by_key.remove(&lane.key);
+        let target = self.target_mut(lane.target);
+        target.lanes -= 1;
+        if target.lanes == 0 {
+            self.targets.remove(lane.target);
+            self.by_pin.remove(&(lane.key.tenant, lane.key.pin));
+        }
+    }
+
+    pub(super) fn get(&self, slot: Slot) -> &Lane {
+        self.lanes.get(slot).expect("a message's lane lives as long as the message")
+    }
+
+    /// Queues a message, in front when it has waited before, and marks its target.
+    pub(super) fn push(&mut self, slot: Slot, message: Slot, in_front: bool) {
+        let lane = self.lane_mut(slot);
+        if in_front {
+            lane.queue.push_front(message);
+        } else {
+            lane.queue.push_back(message);
+        }
+        let (target, class) = (lane.target, lane.key.class);
+        if !lane.in_ring {
+            lane.in_ring = true;
+            lane.debt = 0;
+            self.target_mut(target).rings[class as usize].push_back(slot);
+        }
+        self.mark(target);
+    }
+
+    /// A route of this tenant and pin may have room.
+    pub(super) fn mark_pin(&mut self, tenant: TenantId, pin: Pin) {
+        if let Some(target) = self.by_pin.get(&(tenant, pin)) {
+            self.mark(*target);
+        }
+    }
+
+    pub(super) fn take_marked(&mut self) -> Vec<Slot> {
+        let marked = std::mem::take(&mut self.marked);
+        for target in &marked {
+            if let Some(target) = self.targets.get_mut(*target) {
+                target.marked = false;
+            }
+        }
+        marked
+    }
+
+    /// The message whose turn it is. It stays where it is until [`Lanes::served`] or [`Lanes::set_aside`].
+    pub(super) fn head(&mut self, target: Slot, class: Priority, queued: impl Fn(Slot) -> bool) -> Option<Slot> {
+        let ring = &mut self.targets.get_mut(target)?.rings[class as usize];
+        while let Some(slot) = ring.front().copied() {
+            let Some(lane) = self.lanes.get_mut(slot) else {
+                ring.pop_front();
+                continue;
+            };
+            while lane.queue.front().is_some_and(|message| !queued(*message)) {
+                lane.queue.pop_front();
+            }
+            let Some(message) = lane.queue.front().copied() else {
+                lane.in_ring = false;
+                ring.pop_front();
+                continue;
+            };
+            if lane.debt == 0 || ring.len() == 1 {
+                return Some(message);
+            }
+            lane.debt -= 1;
+            ring.rotate_left(1);
+        }
+        None
+    }
+
+    /// The head of the class was taken, and its lane has had its turn.
+    pub(super) fn served(&mut self, target: Slot, class: Priority, segments: u8) {
+        self.take_head(target, class, |lane| lane.debt = u32::from(segments.saturating_sub(1)));
+        if let Some(target) = self.targets.get_mut(target) {
+            let ring = &mut target.rings[class as usize];
+            if !ring.is_empty() {
+                ring.rotate_left(1);
+            }
+        }
+    }
+
+    /// The head cannot go now, whatever room there is: it is taken out, and the next one of the lane has the turn.
+    pub(super) fn set_aside(&mut self, target: Slot, class: Priority) {
+        self.take_head(target, class, |_| {});
+    }
+
+    fn take_head(&mut self, target: Slot, class: Priority, then: impl FnOnce(&mut Lane)) {
+        let Some(ring) = self.targets.get(target).map(|target| &target.rings[class as usize]) else { return };
+        if let Some(lane) = ring.front().and_then(|lane| self.lanes.get_mut(*lane)) {
+            lane.queue.pop_front();
+            then(lane);
+        }
+    }
+
+    fn mark(&mut self, slot: Slot) {
+        let target = self.target_mut(slot);
+        if !target.marked {
+            target.marked = true;
+            self.marked.push(slot);
+        }
+    }
+
+    fn lane_mut(&mut self, slot: Slot) -> &mut Lane {
+        self.lanes.get_mut(slot).expect("a message's lane lives as long as the message")
+    }
+
+    fn target_mut(&mut self, slot: Slot) -> &mut Target {
+        self.targets.get_mut(slot).expect("a target lives as long as its lanes")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(campaign: &str, class: Priority) -> LaneKey {
+        LaneKey { tenant: TenantId::from_bytes([1; 16]), class, pin: Pin::Any, campaign: campaign.into() }
+    }
+
+    /// Serves until nothing is left; each message's number of segments is its value.
+    fn serve(lanes: &mut Lanes, target: Slot, messages: &Slots<(&'static str, u8)>) -> String {
+        let mut order = String::new();
+        while let Some(head) = lanes.head(target, Priority::Bulk, |slot| messages.get(slot).is_some()) {
+            let (name, segments) = messages.get(head).unwrap();
+            order += name;
+            lanes.served(target, Priority::Bulk, *segments);
+        }
+        order
+    }
+
+    #[test]
+    fn lanes_share_segments_not_messages() {
+        let (mut lanes, mut messages) = (Lanes::default(), Slots::default());
+        let (long, short) = (lanes.join(key("long", Priority::Bulk)), lanes.join(key("short", Priority::Bulk)));
+        for _ in 0..3 {
+            lanes.push(long, messages.insert(("L", 3)), false);
+        }
+        for _ in 0..8 {
+            lanes.push(short, messages.insert(("s", 1)), false);
+        }
+        let target = lanes.get(long).target;
+        assert_eq!(serve(&mut lanes, target, &messages), "LsssLsssLss");
+    }
+
+    #[test]
+    fn a_message_that_left_is_skipped_and_an_empty_lane_goes() {
+        let (mut lanes, mut messages) = (Lanes::default(), Slots::default());
+        let lane = lanes.join(key("", Priority::Bulk));
+        let target = lanes.get(lane).target;
+        let gone = messages.insert(("x", 1));
+        lanes.push(lane, gone, false);
+        messages.remove(gone);
+        assert_eq!(serve(&mut lanes, target, &messages), "");
+        lanes.leave(lane);
+        assert_eq!((lanes.lanes.len(), lanes.targets.len(), lanes.by_key.len(), lanes.by_pin.len()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_returned_message_goes_in_front_and_marks_its_target_once() {
+        let (mut lanes, mut messages) = (Lanes::default(), Slots::default());
+        let lane = lanes.join(key("", Priority::Bulk));
+        let target = lanes.get(lane).target;
+        lanes.push(lane, messages.insert(("b", 1)), false);
+        lanes.push(lane, messages.insert(("a", 1)), true);
+        assert_eq!(lanes.take_marked(), [target]);
+        assert_eq!(lanes.take_marked(), []);
+        assert_eq!(serve(&mut lanes, target, &messages), "ab");
+    }
+}

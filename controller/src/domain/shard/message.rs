@@ -1,0 +1,153 @@
+//! An open message in memory: what is needed to dispatch it and to make its later events, and nothing else. The text goes
+//! when it is sent, the trace is in the rows, and what many messages share (tenant, campaign, class, pin) is in their lane.
+
+use flotilla_protocol::id::MessageId;
+use flotilla_protocol::number::Msisdn;
+use flotilla_protocol::wire::{Attempt, Body, ErrorClass, TextEncoding};
+
+use super::io::Order;
+use super::slots::Slot;
+use crate::domain::event::Change;
+use crate::domain::message::{Duplicates, MessageState, Route, Submission};
+use crate::domain::record::{MessageRecord, Step};
+
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    pub(super) id: MessageId,
+    pub(super) lane: Slot,
+    pub(super) order: Order,
+    pub(super) to: Msisdn,
+    pub(super) body: Body,
+    pub(super) encoding: TextEncoding,
+    pub(super) flash: bool,
+    pub(super) segments: u8,
+    pub(super) duplicates: Duplicates,
+    pub(super) accepted_ms: u64,
+    pub(super) expires_ms: u64,
+
+    // What events change; equal to the fold of the journal.
+    pub(super) state: MessageState,
+    pub(super) attempt: u16,
+    pub(super) route: Option<Route>,
+    pub(super) next_try_ms: u64,
+    pub(super) dispatched_ms: u64,
+    pub(super) sent_ms: u64,
+    pub(super) segments_delivered: u32,
+    /// Transient errors so far.
+    pub(super) retries: u8,
+    pub(super) lost: bool,
+    /// Time of the last event.
+    pub(super) at_ms: u64,
+
+    // What a restart forgets.
+    /// While it waits for its back-off to end: when, by the monotonic clock.
+    pub(super) wake_ms: Option<u64>,
+    /// The last attempt's SIM is avoided until then (monotonic).
+    pub(super) avoid_until_ms: u64,
+    /// Somebody wants it cancelled; a device may be sending it.
+    pub(super) cancel_asked: bool,
+}
+
+impl Message {
+    pub(super) fn accepted(submission: &Submission, at_ms: u64, order: Order, lane: Slot) -> Self {
+        let scheduled = submission.due_ms > at_ms;
+        Self {
+            id: submission.id,
+            lane,
+            order,
+            to: submission.to,
+            body: submission.body.clone(),
+            encoding: submission.encoding,
+            flash: submission.flash,
+            segments: submission.segments,
+            duplicates: submission.duplicates,
+            accepted_ms: submission.accepted_ms,
+            expires_ms: submission.expires_ms,
+            state: if scheduled { MessageState::Scheduled } else { MessageState::Queued },
+            attempt: 0,
+            route: None,
+            next_try_ms: submission.due_ms,
+            dispatched_ms: 0,
+            sent_ms: 0,
+            segments_delivered: 0,
+            retries: 0,
+            lost: false,
+            at_ms,
+            wake_ms: None,
+            avoid_until_ms: 0,
+            cancel_asked: false,
+        }
+    }
+
+    pub(super) fn restored(record: MessageRecord, lane: Slot) -> Self {
+        let transient = |step: &&Step| {
+            step.state == MessageState::Queued
+                && step.failure.as_ref().is_some_and(|why| why.class == ErrorClass::Transient)
+        };
+        let retries = record.trace.iter().filter(transient).count() as u8;
+        let dispatched = record.trace.iter().rev().find(|step| step.state == MessageState::Dispatching);
+        let mut message = Self::accepted(&record.submission, record.updated_ms, record.order, lane);
+        message.state = record.state;
+        message.attempt = record.attempt;
+        message.route = record.route;
+        message.next_try_ms = record.next_try_ms;
+        message.dispatched_ms = dispatched.map_or(0, |step| step.at_ms);
+        message.sent_ms = record.sent_ms.unwrap_or(0);
+        message.segments_delivered = record.segments_delivered;
+        message.retries = retries;
+        message.lost = record.lost;
+        if message.state == MessageState::Sent {
+            message.forget_text();
+        }
+        message
+    }
+
+    /// The counterpart of [`MessageRecord::apply`].
+    pub(super) fn apply(&mut self, at_ms: u64, change: &Change) {
+        self.at_ms = self.at_ms.max(at_ms);
+        match change {
+            Change::Due => self.state = MessageState::Queued,
+            Change::Dispatched { attempt, route, .. } => {
+                self.state = MessageState::Dispatching;
+                self.attempt = *attempt;
+                self.route = Some(*route);
+                self.dispatched_ms = at_ms;
+                self.segments_delivered = 0;
+                self.lost = false;
+            }
+            Change::Returned { why, retry_ms, .. } => {
+                self.state = MessageState::Queued;
+                self.next_try_ms = *retry_ms;
+                self.retries += u8::from(why.class == ErrorClass::Transient);
+            }
+            Change::Doubted { lost, .. } => {
+                self.state = MessageState::Unknown;
+                self.lost = *lost;
+            }
+            Change::Sent { sent_ms, .. } => {
+                self.state = MessageState::Sent;
+                self.sent_ms = *sent_ms;
+                self.forget_text();
+            }
+            Change::SegmentDelivered { segment, .. } => self.segments_delivered |= 1 << segment,
+            Change::Delivered { .. } => self.state = MessageState::Delivered,
+            Change::Failed { .. } => self.state = MessageState::Failed,
+            Change::Expired { .. } => self.state = MessageState::Expired,
+            Change::Cancelled => self.state = MessageState::Cancelled,
+        }
+    }
+
+    /// An attempt is open: on a device, on its way there, or in doubt.
+    pub(super) fn is_in_flight(&self) -> bool {
+        matches!(self.state, MessageState::Dispatching | MessageState::Unknown)
+    }
+
+    /// Whether this is its open attempt.
+    pub(super) fn has(&self, attempt: Attempt) -> bool {
+        self.is_in_flight() && self.id == attempt.message && self.attempt == attempt.number
+    }
+
+    fn forget_text(&mut self) {
+        self.body = Body::Text(String::new());
+    }
+}

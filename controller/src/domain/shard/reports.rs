@@ -1,0 +1,242 @@
+//! What devices say about attempts, and the messages that they receive.
+//!
+//! A report is a fact: it counts whichever link it came over, and once (a repeated one changes nothing). It is acknowledged
+//! when it is dealt with and committed. One about a message that is not in memory waits until that is read.
+//!
+//! | report | then |
+//! |---|---|
+//! | sent | `sent`; also when the attempt had been taken back meanwhile and no other was made |
+//! | not sent | back to the queue at once, elsewhere: the SIM rests; cancelled, if that was asked |
+//! | failed, permanent | `failed` |
+//! | failed, route | back to the queue; the SIM rests, and this message avoids it for a while |
+//! | failed, transient | back to the queue after 0, 5 min, 30 min, 2 h; then `failed` |
+//! | failed after some segments had left | under `duplicates: never` `failed`: a repetition would send those twice |
+//! | unknown | `never`: `unknown` until a delivery report proves otherwise or the validity ends; `allowed`: back at once |
+//! | delivered | `delivered` with the last segment |
+//! | undelivered | `failed`, whatever the class: the network has given up |
+
+use flotilla_protocol::id::{DeviceId, SimId};
+use flotilla_protocol::wire::{
+    Attempt, Down, ErrorClass, ErrorDomain, InboundMessage, NotSent, Report, ReportKind, SendError,
+};
+
+use super::dispatch::failure;
+use super::slots::Slot;
+use super::{Machine, Now};
+use crate::domain::event::{Change, Event, EventKind, Inbound};
+use crate::domain::message::{Duplicates, Failure, MessageState, Route, SEGMENTS_MAX};
+
+impl Machine {
+    pub(super) fn reports(&mut self, id: DeviceId, session: u64, reports: Vec<Report>, now: Now) {
+        for report in reports {
+            let Some(device) = self.devices.get_mut(&id) else { return };
+            let position = report.position;
+            if device.session == Some(session) && !device.log.admit(position) {
+                continue;
+            }
+            if !self.take_report(id, session, report, true, now)
+                && let Some(device) = self.devices.get_mut(&id)
+            {
+                device.log.refuse(position);
+            }
+        }
+        self.touch(id);
+    }
+
+    /// A report that had to wait is dealt with.
+    pub(super) fn reported(&mut self, id: DeviceId, session: u64, position: u64) {
+        let Some(device) = self.devices.get_mut(&id).filter(|device| device.session == Some(session)) else { return };
+        if device.log.release(position) {
+            device.send(Down::Resume);
+        }
+        self.touch(id);
+    }
+
+    /// False when there is no room to hold it.
+    pub(super) fn take_report(&mut self, id: DeviceId, session: u64, report: Report, may_load: bool, now: Now) -> bool {
+        let Some(attempt) = attempt_of(&report.kind) else {
+            if let ReportKind::Inbound(message) = report.kind {
+                self.take_inbound(id, report.position, report.at_ms, message, now);
+            }
+            return true;
+        };
+        let ends_flight = !matches!(report.kind, ReportKind::Delivered { .. } | ReportKind::Undelivered { .. });
+        let flight = if ends_flight { self.land(id, attempt, now) } else { None };
+        let Some(tenant) = self.devices.get(&id).map(|device| device.tenant) else { return true };
+        let slot = self.ids.get(&attempt.message).copied();
+        match slot {
+            Some(slot) if self.tenant_of(slot) == Some(tenant) => self.settle_report(slot, id, attempt, &report, now),
+            Some(_) => {}
+            // It was in memory when it was dispatched: it has ended.
+            None if flight.is_some_and(|flight| flight.message.is_some()) => {}
+            None if may_load => return self.load_for_report(tenant, (id, session), attempt.message, report),
+            None => {}
+        }
+        self.forget_if_idle(id);
+        true
+    }
+
+    /// A report about a message in memory.
+    fn settle_report(&mut self, slot: Slot, id: DeviceId, attempt: Attempt, report: &Report, now: Now) {
+        let Some(message) = self.messages.get(slot) else { return };
+        let Some(route) = message.route.filter(|route| route.device == id && message.attempt == attempt.number) else {
+            return;
+        };
+        let in_flight = message.is_in_flight();
+        let may_be_sent = in_flight || (message.state == MessageState::Queued && !message.cancel_asked);
+        let at_ms = report.at_ms.clamp(message.dispatched_ms.min(now.unix_ms), now.unix_ms);
+        match &report.kind {
+            ReportKind::Sent { .. } if may_be_sent => self.sent(slot, route, at_ms, now),
+            ReportKind::NotSent { reason, .. } if in_flight => self.not_sent(slot, route, *reason, now),
+            ReportKind::Failed { error, segments_sent, .. } if in_flight => {
+                self.failed(slot, route, error, *segments_sent, now);
+            }
+            ReportKind::Unknown { .. } if in_flight => self.unknown(slot, route, now),
+            ReportKind::Delivered { segment, .. } if may_be_sent || message.state == MessageState::Sent => {
+                self.delivered(slot, route, *segment, at_ms, now);
+            }
+            ReportKind::Undelivered { error, .. } if may_be_sent || message.state == MessageState::Sent => {
+                let why = failure_of(error);
+                self.record(slot, Change::Failed { attempt: attempt.number, route: Some(route), why }, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn sent(&mut self, slot: Slot, route: Route, sent_ms: u64, now: Now) {
+        let Some(message) = self.messages.get(slot) else { return };
+        self.routes.succeeded(route.sim);
+        self.record(slot, Change::Sent { attempt: message.attempt, route, sent_ms }, now);
+    }
+
+    fn not_sent(&mut self, slot: Slot, route: Route, reason: NotSent, now: Now) {
+        let (code, text) = match reason {
+            NotSent::Cancelled => {
+                // Only who wants the message cancelled asks that of an attempt that still counts.
+                return self.record(slot, Change::Cancelled, now);
+            }
+            NotSent::LeaseOver => ("not-sent-lease-over", "the device had no time left to send it"),
+            NotSent::StaleEpoch => ("not-sent-stale-epoch", "the device follows a later leader"),
+            NotSent::OutboxFull => ("not-sent-outbox-full", "the device's outbox is full"),
+            NotSent::NoSuchSim => ("not-sent-no-such-sim", "the SIM is not in the device"),
+            NotSent::SimNotReady => ("not-sent-sim-not-ready", "the SIM is not ready"),
+        };
+        self.pause(route.sim, now);
+        self.give_back(slot, failure(ErrorClass::Route, code, text), 0, now);
+    }
+
+    fn failed(&mut self, slot: Slot, route: Route, error: &SendError, segments_sent: u8, now: Now) {
+        let avoid_until_ms = now.mono_ms + self.settings.avoid_ms;
+        let Some(message) = self.messages.get_mut(slot) else { return };
+        let partly_sent = segments_sent > 0 && message.duplicates == Duplicates::Never;
+        let retry_ms = self.settings.retry_delays_ms.get(usize::from(message.retries)).copied();
+        let attempt = message.attempt;
+        let mut why = failure_of(error);
+        let delay_ms = match error.class {
+            _ if partly_sent => None,
+            ErrorClass::Permanent => None,
+            ErrorClass::Route => {
+                message.avoid_until_ms = avoid_until_ms;
+                Some(0)
+            }
+            ErrorClass::Transient => retry_ms,
+        };
+        if error.class == ErrorClass::Route {
+            self.pause(route.sim, now);
+        }
+        match delay_ms {
+            Some(delay_ms) => self.give_back(slot, why, delay_ms, now),
+            None => {
+                if partly_sent {
+                    why.text = format!("{segments_sent} segments had left; {}", why.text).into();
+                }
+                self.record(slot, Change::Failed { attempt, route: Some(route), why }, now);
+            }
+        }
+    }
+
+    fn unknown(&mut self, slot: Slot, route: Route, now: Now) {
+        let Some(message) = self.messages.get(slot) else { return };
+        match message.duplicates {
+            Duplicates::Never if message.lost => {}
+            Duplicates::Never => {
+                let change = Change::Doubted { attempt: message.attempt, route, lost: true };
+                self.record(slot, change, now);
+            }
+            Duplicates::Allowed => {
+                let why = failure(ErrorClass::Route, "device-unknown", "the device does not know whether it was sent");
+                self.give_back(slot, why, 0, now);
+            }
+        }
+    }
+
+    fn delivered(&mut self, slot: Slot, route: Route, segment: u8, delivered_ms: u64, now: Now) {
+        let Some(message) = self.messages.get(slot) else { return };
+        let bit = 1u32.checked_shl(u32::from(segment)).unwrap_or(0);
+        let segments = message.segments.min(SEGMENTS_MAX);
+        if segment >= segments || message.segments_delivered & bit != 0 {
+            return;
+        }
+        let all = u32::MAX >> (32 - u32::from(segments.max(1)));
+        let attempt = message.attempt;
+        if message.segments_delivered | bit != all {
+            return self.record(slot, Change::SegmentDelivered { attempt, route, segment }, now);
+        }
+        if message.state != MessageState::Sent {
+            self.sent(slot, route, delivered_ms, now);
+        }
+        let sent_ms = self.messages.get(slot).map_or(delivered_ms, |message| message.sent_ms);
+        let delivered_ms = delivered_ms.max(sent_ms);
+        self.record(slot, Change::Delivered { attempt, route, sent_ms, delivered_ms }, now);
+    }
+
+    /// Inbound messages come in the order of their positions, each once.
+    fn take_inbound(&mut self, id: DeviceId, position: u64, at_ms: u64, message: InboundMessage, now: Now) {
+        let Some(device) = self.devices.get(&id) else { return };
+        let last = self.inbound.entry(id).or_default();
+        // A SIM that was taken out since has no slot any more; the text counts all the same.
+        let sim = device.slot_sim(message.slot).unwrap_or(SimId::from_bytes([0; 16]));
+        if position <= *last {
+            return;
+        }
+        *last = position;
+        let inbound = Inbound {
+            id: message.id,
+            tenant: device.tenant,
+            device: id,
+            sim,
+            position,
+            from: message.from,
+            to: None,
+            text: message.text.into(),
+            segments: message.segments,
+            sent_ms: message.sent_ms,
+            received_ms: at_ms.min(now.unix_ms),
+        };
+        self.events.push(Event { at_ms: now.unix_ms, kind: EventKind::Inbound(Box::new(inbound)) });
+    }
+}
+
+fn attempt_of(kind: &ReportKind) -> Option<Attempt> {
+    match kind {
+        ReportKind::Sent { attempt, .. }
+        | ReportKind::NotSent { attempt, .. }
+        | ReportKind::Failed { attempt, .. }
+        | ReportKind::Unknown { attempt }
+        | ReportKind::Delivered { attempt, .. }
+        | ReportKind::Undelivered { attempt, .. } => Some(*attempt),
+        ReportKind::Inbound(_) => None,
+    }
+}
+
+fn failure_of(error: &SendError) -> Failure {
+    let domain = match error.domain {
+        ErrorDomain::Cms => "cms",
+        ErrorDomain::Cme => "cme",
+        ErrorDomain::TpStatus => "tp-status",
+        ErrorDomain::Android => "android",
+        ErrorDomain::Device => "device",
+    };
+    let code = format!("{domain}-{}", error.code);
+    Failure { class: error.class, code: code.into(), text: error.text.as_str().into() }
+}

@@ -1,0 +1,5 @@
+//! The machine in a rig: a store that is the fold of its journal, and devices that the test moves by hand.
+
+mod residency;
+mod rig;
+mod rules;
