@@ -180,5 +180,15 @@ pub fn stats() -> Value {
 }
 
 pub fn health() -> Value {
-    json!({"devices": {"enrolled": 12, "online": 11, "draining": 1}, "sims": {"known": 14, "ready": 12}})
+    json!({"devices": {"enrolled": 12, "online": 11, "draining": 1}, "sims": {"online": 13, "ready": 12},
+        "messages": {"scheduled": 40, "queued": 3, "queued_urgent": 0, "dispatching": 9, "unknown": 0, "sent": 22},
+        "problems": [{"device": DEVICE, "name": "Front desk", "reason": "offline",
+            "detail": "last seen: 2026-11-20T13:41:07.000Z"}],
+        "problems_left_out": 0})
+}
+
+pub fn events() -> Value {
+    Value::String(
+        "id: 2a-91f\nevent: message.delivered\ndata: {\"id\":\"msg_01kaqmpxm0e8xs6bhkrg5jrqzt\"}\n\n".to_owned(),
+    )
 }

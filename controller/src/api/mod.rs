@@ -6,8 +6,11 @@
 pub mod audit;
 pub mod auth;
 pub mod ca;
+pub mod devices;
 pub mod enrollments;
+pub mod events;
 pub mod examples;
+pub mod health;
 pub mod inbound;
 pub mod json;
 pub mod keys;
@@ -19,6 +22,7 @@ pub mod params;
 pub mod problem;
 pub mod qr;
 pub mod server;
+pub mod sims;
 pub mod stats;
 pub mod tenants;
 pub mod time;
@@ -39,6 +43,8 @@ use crate::fleet::enrollments::Enrollments;
 use crate::fleet::sims::Sims;
 use crate::follow::FollowHandle;
 use crate::follow::aggregates::Aggregates;
+use crate::follow::live::Live;
+use crate::gateway::GatewayHandle;
 use crate::shard::{ShardError, Shards};
 use crate::store::{SqlError, StoreError, Stores};
 
@@ -62,6 +68,8 @@ pub struct State {
     pub sims: Sims,
     pub enrollments: Enrollments,
     pub ca: Arc<Ca>,
+    pub gateway: Arc<GatewayHandle>,
+    pub live: Live,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
     pub counters: Counters,

@@ -14,7 +14,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::problem::{CONTENT_TYPE, Code, Problem, ProblemDocument};
-use super::{Api, audit, ca, enrollments, inbound, keys, messages, ops, stats, tenants};
+use super::{Api, audit, ca, devices, enrollments, events, health, inbound, keys, messages, ops, sims, stats, tenants};
 
 const DOCS: &str = include_str!("docs.html");
 
@@ -52,7 +52,11 @@ fn described() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(messages::routes())
         .merge(inbound::routes())
+        .merge(events::routes())
         .merge(enrollments::routes())
+        .merge(devices::routes())
+        .merge(sims::routes())
+        .merge(health::routes())
         .merge(stats::routes())
         .merge(keys::routes())
         .merge(tenants::routes())

@@ -58,7 +58,6 @@ pub struct Limits {
     pub body_bytes_max: usize,
     pub bulk_line_bytes_max: usize,
     pub bulk_uploads_max: usize,
-    pub event_streams_max: usize,
     pub requests_per_min: u32,
 }
 
@@ -127,7 +126,6 @@ impl Default for Limits {
             body_bytes_max: 256 * 1024,
             bulk_line_bytes_max: 16 * 1024,
             bulk_uploads_max: 32,
-            event_streams_max: 512,
             requests_per_min: 100,
         }
     }
@@ -271,7 +269,6 @@ impl Config {
         let line = 1024..=256 * 1024;
         need(line.contains(&limits.bulk_line_bytes_max), "limits.bulk_line_bytes_max", "give 1024 to 262144 bytes");
         need((1..=1024).contains(&limits.bulk_uploads_max), "limits.bulk_uploads_max", "give 1 to 1024");
-        need((1..=100_000).contains(&limits.event_streams_max), "limits.event_streams_max", "give 1 to 100000");
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log.filter);
         need(filter.is_ok(), "log.filter", "give what RUST_LOG takes, such as info or flotilla_controller=debug");
         need(is_trust_domain(&self.ca.trust_domain), "ca.trust_domain", "give a DNS name in lower case");

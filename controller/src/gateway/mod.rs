@@ -247,7 +247,7 @@ impl GatewayHandle {
     }
 
     /// Takes nobody new, tells every device to connect elsewhere, and closes the links.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         self.endpoint.set_server_config(None);
         let now_ms = self.context.clock.now().mono_ms;
         for peer in self.context.sessions.all() {

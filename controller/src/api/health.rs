@@ -1,0 +1,241 @@
+//! The fleet's health: counts, and what somebody should look at, with the reason.
+
+use axum::extract::State;
+use axum::response::Response;
+use flotilla_protocol::id::{DeviceId, ShardId, SimId, TenantId};
+use flotilla_protocol::wire::SimState;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::auth::{Caller, In, Read};
+use super::problem::Problem;
+use super::sims::state_name;
+use super::time::Time;
+use super::{Api, catalog_problem, examples, json, store_problem};
+use crate::domain::message::{MessageState, Priority};
+use crate::fleet::devices::{Device, DeviceError, DeviceFilter, DeviceState};
+use crate::gateway::SessionInfo;
+
+/// Problems that are named; the others are counted.
+const NAMED_MAX: usize = 100;
+/// Devices that are looked at, in pages.
+const DEVICES_MAX: usize = 20_000;
+const DEVICES_PAGE: u32 = 500;
+const BATTERY_LOW_PERCENT: u8 = 15;
+/// Below it many messages fail on GSM.
+const SIGNAL_WEAK_DBM: i16 = -105;
+
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(get))
+}
+
+/// A tenant's fleet at a glance.
+#[derive(Serialize, ToSchema, Default)]
+#[schema(title = "FleetHealth")]
+pub struct HealthView {
+    devices: DeviceCounts,
+    sims: SimCounts,
+    messages: MessageCounts,
+    /// What somebody should look at, at most 100.
+    problems: Vec<Trouble>,
+    problems_left_out: u64,
+    /// Only for the root key: this controller and its shards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    controller: Option<ControllerView>,
+}
+
+#[derive(Serialize, ToSchema, Default)]
+#[schema(title = "DeviceCounts")]
+pub struct DeviceCounts {
+    /// All but the revoked ones.
+    enrolled: u64,
+    online: u64,
+    draining: u64,
+}
+
+#[derive(Serialize, ToSchema, Default)]
+#[schema(title = "SimCounts")]
+pub struct SimCounts {
+    /// In devices that are online.
+    online: u64,
+    /// Of these, those that can send.
+    ready: u64,
+}
+
+/// Open messages.
+#[derive(Serialize, ToSchema, Default)]
+#[schema(title = "MessageCounts")]
+pub struct MessageCounts {
+    scheduled: u64,
+    queued: u64,
+    /// Of the queued ones, the urgent.
+    queued_urgent: u64,
+    dispatching: u64,
+    unknown: u64,
+    /// Sent, and waiting for a delivery report.
+    sent: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(title = "Trouble")]
+pub struct Trouble {
+    #[schema(value_type = String)]
+    device: DeviceId,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    sim: Option<SimId>,
+    /// `offline, no_sim, sim_not_ready, weak_signal, battery_low`.
+    reason: &'static str,
+    detail: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(title = "Controller")]
+pub struct ControllerView {
+    version: &'static str,
+    /// Devices of all tenants.
+    devices_connected: usize,
+    /// Events in the journal that are not yet in the rows.
+    rows_behind: u64,
+    shards: Vec<ShardView>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(title = "Shard")]
+pub struct ShardView {
+    shard: u16,
+    epoch: u64,
+    queued: u64,
+    scheduled: u64,
+    in_flight: u64,
+    unknown: u64,
+    sent: u64,
+    devices: usize,
+}
+
+/// The fleet's health, with what to look at and why.
+#[utoipa::path(
+    get, path = "/v1/fleet/health", tag = "fleet", operation_id = "getFleetHealth",
+    responses((status = 200, description = "Health", body = HealthView, example = json!(examples::health())))
+)]
+pub async fn get(State(api): State<Api>, who: In<Read>) -> Result<Response, Problem> {
+    let mut health = HealthView { messages: messages(&api, who.tenant).await?, ..HealthView::default() };
+    let mut after = None;
+    for _ in 0..DEVICES_MAX / DEVICES_PAGE as usize {
+        let filter = DeviceFilter { state: None, after, limit: DEVICES_PAGE };
+        let page = api.devices.list(who.tenant, filter).await.map_err(|error| match error {
+            DeviceError::Sql(error) => catalog_problem(&error),
+            other => Problem::internal(&other),
+        })?;
+        let full = page.len() == DEVICES_PAGE as usize;
+        after = page.last().map(|device| device.id);
+        for device in page {
+            let session = api.gateway.session(device.id);
+            health.add(device, session);
+        }
+        if !full {
+            break;
+        }
+    }
+    health.controller = controller(&api, &who.caller).await;
+    Ok(json::ok(&health))
+}
+
+impl HealthView {
+    fn add(&mut self, device: Device, session: Option<SessionInfo>) {
+        if device.state == DeviceState::Revoked {
+            return;
+        }
+        self.devices.enrolled += 1;
+        self.devices.draining += u64::from(device.state == DeviceState::Draining);
+        let Some(session) = session else {
+            let seen = device.last_seen_ms.map_or("never".to_owned(), |ms| Time(ms).to_string());
+            self.trouble(&device, None, "offline", format!("last seen: {seen}"));
+            return;
+        };
+        self.devices.online += 1;
+        self.sims.online += session.sims.len() as u64;
+        self.sims.ready += session.sims.iter().filter(|sim| sim.ready).count() as u64;
+        if session.sims.is_empty() {
+            self.trouble(&device, None, "no_sim", "no SIM in it".to_owned());
+        }
+        let telemetry = session.telemetry.unwrap_or_default();
+        if let Some(percent) = telemetry.battery_percent.filter(|percent| *percent < BATTERY_LOW_PERCENT)
+            && telemetry.charging != Some(true)
+        {
+            self.trouble(&device, None, "battery_low", format!("{percent} %, not charging"));
+        }
+        for route in &session.sims {
+            let health = telemetry.sims.iter().find(|health| health.slot == route.slot);
+            if !route.ready {
+                let state = health.map_or(SimState::NotRegistered, |health| health.state);
+                self.trouble(
+                    &device,
+                    Some(route.sim),
+                    "sim_not_ready",
+                    format!("slot {}: {}", route.slot, state_name(state)),
+                );
+            } else if let Some(dbm) = health.and_then(|health| health.signal_dbm).filter(|dbm| *dbm < SIGNAL_WEAK_DBM) {
+                self.trouble(&device, Some(route.sim), "weak_signal", format!("slot {}: {dbm} dBm", route.slot));
+            }
+        }
+    }
+
+    fn trouble(&mut self, device: &Device, sim: Option<SimId>, reason: &'static str, detail: String) {
+        if self.problems.len() == NAMED_MAX {
+            self.problems_left_out += 1;
+            return;
+        }
+        self.problems.push(Trouble { device: device.id, name: device.name.clone(), sim, reason, detail });
+    }
+}
+
+async fn messages(api: &Api, tenant: TenantId) -> Result<MessageCounts, Problem> {
+    let shard = ShardId::of(tenant, api.stores.journal.shards());
+    let open = api.stores.rows.open_counts(shard).await.map_err(|error| store_problem(&error))?;
+    let mut counts = MessageCounts::default();
+    for count in open.into_iter().filter(|count| count.tenant == tenant) {
+        match count.state {
+            MessageState::Scheduled => counts.scheduled += count.messages,
+            MessageState::Queued => {
+                counts.queued += count.messages;
+                counts.queued_urgent += if count.class == Priority::Urgent { count.messages } else { 0 };
+            }
+            MessageState::Dispatching => counts.dispatching += count.messages,
+            MessageState::Unknown => counts.unknown += count.messages,
+            MessageState::Sent => counts.sent += count.messages,
+            MessageState::Delivered | MessageState::Failed | MessageState::Expired | MessageState::Cancelled => {}
+        }
+    }
+    Ok(counts)
+}
+
+async fn controller(api: &Api, caller: &Caller) -> Option<ControllerView> {
+    if !caller.is_root() {
+        return None;
+    }
+    let mut shards = Vec::new();
+    for shard in api.shards.all() {
+        // A shard that does not answer is one that is starting or stopping.
+        let Ok(status) = shard.status().await else { continue };
+        shards.push(ShardView {
+            shard: status.shard.0,
+            epoch: status.epoch.0,
+            queued: status.queued.iter().sum(),
+            scheduled: status.scheduled,
+            in_flight: status.in_flight,
+            unknown: status.unknown,
+            sent: status.sent,
+            devices: status.devices,
+        });
+    }
+    Some(ControllerView {
+        version: env!("CARGO_PKG_VERSION"),
+        devices_connected: api.gateway.connected(),
+        rows_behind: api.rows.lag().events,
+        shards,
+    })
+}
