@@ -18,7 +18,6 @@ use crate::fleet::enrollments::Redemption;
 use crate::fleet::recovery::Proof;
 
 const DEADLINE: Duration = Duration::from_secs(15);
-const FIRST_FRAME_DEADLINE: Duration = Duration::from_secs(5);
 
 struct Refused(EnrollRefusal, String);
 
@@ -34,12 +33,21 @@ pub(super) async fn run(context: Arc<Context>, connection: Connection) {
 }
 
 async fn converse(context: &Arc<Context>, connection: &Connection) {
-    let Ok(opened) = timeout(FIRST_FRAME_DEADLINE, connection.accept_bi()).await else {
-        count("slow");
-        return connection.close(TOO_SLOW, b"no request in time");
+    let mut buffer = BytesMut::new();
+    let asked = timeout(context.limits.first_frame(), async {
+        let (send, mut recv) = connection.accept_bi().await.ok()?;
+        let request = read(&mut recv, &mut buffer).await;
+        Some((send, recv, request))
+    });
+    let (mut send, mut recv, request) = match asked.await {
+        Ok(Some(asked)) => asked,
+        Ok(None) => return,
+        Err(_) => {
+            count("slow");
+            return connection.close(TOO_SLOW, b"no request in time");
+        }
     };
-    let Ok((mut send, mut recv)) = opened else { return };
-    let answer = answer(context, &mut send, &mut recv).await;
+    let answer = answer(context, &mut send, &mut recv, request, buffer).await;
     let (frame, code) = match answer {
         Ok(frame) => (frame, DONE),
         Err(Refused(reason, detail)) => {
@@ -54,9 +62,14 @@ async fn converse(context: &Arc<Context>, connection: &Connection) {
     connection.close(code, b"");
 }
 
-async fn answer(context: &Arc<Context>, send: &mut SendStream, recv: &mut RecvStream) -> Result<EnrollDown, Refused> {
-    let mut buffer = BytesMut::new();
-    match read(recv, &mut buffer).await? {
+async fn answer(
+    context: &Arc<Context>,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+    request: Result<EnrollUp, Refused>,
+    mut buffer: BytesMut,
+) -> Result<EnrollDown, Refused> {
+    match request? {
         EnrollUp::Request { protocol, token, secret, csr_der, info } => {
             check_protocol(protocol)?;
             let redemption = Redemption { token, secret, csr_der, info };

@@ -24,7 +24,6 @@ use crate::fleet::devices::{self, DeviceState};
 use crate::fleet::sims::{self, Plan};
 use crate::store::{SqlError, Tx};
 
-const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 const CATALOG_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a device is sent away, in the words it gets.
@@ -38,7 +37,7 @@ struct Known {
 
 /// Runs until the session is up or the device has been sent away.
 pub(super) async fn start(context: Arc<Context>, connection: Connection, identity: DeviceIdentity) {
-    let opening = timeout(HELLO_DEADLINE, open(&connection)).await;
+    let opening = timeout(context.limits.first_frame(), open(&connection)).await;
     let (mut send, recv, buffer, hello) = match opening {
         Ok(Ok(opened)) => opened,
         Ok(Err(None)) => return,

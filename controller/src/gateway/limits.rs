@@ -5,6 +5,7 @@
 //! memory. Under load newcomers first have to prove their address (QUIC Retry), which costs us nothing.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -21,6 +22,8 @@ pub struct Limits {
     pub retry_above: usize,
     /// Handshakes under way from one address (IPv4) or network (IPv6 /64). Loopback has no such limit.
     pub handshakes_per_address: u16,
+    /// From the end of the handshake to the first frame.
+    pub first_frame_ms: u64,
     /// Enrolments under way at a time.
     pub enrollments_max: usize,
     /// Frames and bytes of one session: how many at once, and in a second.
@@ -44,6 +47,7 @@ impl Default for Limits {
             handshakes_max: 1_024,
             retry_above: 128,
             handshakes_per_address: 128,
+            first_frame_ms: 5_000,
             enrollments_max: 64,
             // The burst is what a device brings home after days without a network; the rate is far above any radio.
             frames: Rate { burst: 400_000, per_s: 40_000 },
@@ -53,6 +57,12 @@ impl Default for Limits {
             outgoing_frames_max: 16_384,
             window_max: 4_096,
         }
+    }
+}
+
+impl Limits {
+    pub(super) fn first_frame(&self) -> Duration {
+        Duration::from_millis(self.first_frame_ms)
     }
 }
 

@@ -270,3 +270,6 @@ impl Drop for GatewayHandle {
         self.context.supervisor.stop(None);
     }
 }
+
+#[cfg(test)]
+mod tests;
