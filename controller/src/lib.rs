@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod ca;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
