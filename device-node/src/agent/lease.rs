@@ -25,12 +25,12 @@ impl Pair {
 
 /// The clock pairs of one link.
 #[derive(Clone, Debug, Default)]
-pub struct LeaseClock {
+pub(super) struct LeaseClock {
     pairs: VecDeque<Pair>,
 }
 
 impl LeaseClock {
-    pub fn add(&mut self, asked_ms: u64, answered_ms: u64) {
+    pub(super) fn add(&mut self, asked_ms: u64, answered_ms: u64) {
         self.pairs.push_back(Pair { asked_ms, answered_ms });
         if self.pairs.len() > PAIRS_MAX {
             self.pairs.pop_front();
@@ -39,7 +39,7 @@ impl LeaseClock {
 
     /// On our clock, the end of a lease of `within_ms` from the controller's `sent_ms`; never late, early by at most one trip.
     /// `None` without any pair: then nothing is granted.
-    pub fn deadline(&self, sent_ms: u64, within_ms: u32) -> Option<u64> {
+    pub(super) fn deadline(&self, sent_ms: u64, within_ms: u32) -> Option<u64> {
         let newest = self.pairs.back()?;
         let offset = self
             .pairs

@@ -195,6 +195,13 @@ impl Machine {
         self.link = None;
     }
 
+    /// The controller has forgotten what this link told it: everything unacknowledged again, and the list. Grants stay.
+    pub fn resume(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.restart(self.state.first_position());
+        }
+    }
+
     pub fn pong(&mut self, device_ms: u64, controller_ms: u64) {
         self.lease.add(device_ms, controller_ms);
     }
@@ -345,6 +352,11 @@ impl Machine {
     /// True while a commit is needed or under way.
     pub fn is_dirty(&self) -> bool {
         self.in_flight.is_some() || !self.staged.records.is_empty()
+    }
+
+    /// True while a radio owes results, or is about to.
+    pub fn is_with_radio(&self) -> bool {
+        self.slots.iter().any(|slot| slot.busy > 0)
     }
 
     fn is_commit_due(&self, now: Now) -> bool {

@@ -10,11 +10,18 @@
 //! - An inbound message or a status report stays with the hardware until `stored` has been called with its token, so
 //!   that a crash repeats it (with the same digest) instead of losing it.
 
+mod log;
+mod set;
+pub mod simulated;
+
 use std::task::{Context, Poll};
 
 use flotilla_protocol::address::Address;
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Attempt, Body, NotSent, SendError, SimHealth, SimInfo, TextEncoding};
+
+pub use log::RadioLog;
+pub use set::RadioSet;
 
 /// One attempt to be put on the air.
 #[derive(Clone, PartialEq)]
@@ -124,6 +131,14 @@ impl std::fmt::Debug for RadioEvent {
     }
 }
 
+/// A segment of an earlier life of the agent, without a status report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outstanding {
+    pub attempt: Attempt,
+    pub slot: u8,
+    pub segment: u8,
+}
+
 /// One physical gateway: a modem, a phone, a simulation. It may hold several SIM slots; slot numbers are unique in a device.
 pub trait Radio: Send + 'static {
     /// The inventory as known now. Slots that may still come up are listed as `Absent`.
@@ -131,6 +146,9 @@ pub trait Radio: Send + 'static {
 
     /// Takes a job for one of its slots. At most `SimInfo::depth` of a slot are under way at once.
     fn send(&mut self, job: SendJob);
+
+    /// Called once at the start, oldest first. A network remembers what it has to report; only a simulated one is told.
+    fn resume(&mut self, _outstanding: Vec<Outstanding>) {}
 
     /// The event with this token is durable: the hardware may forget it.
     fn stored(&mut self, slot: u8, token: u64);

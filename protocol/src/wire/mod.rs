@@ -19,6 +19,8 @@ pub use link::{
 pub const ALPN_LINK: &[u8] = b"flotilla/1";
 /// ALPN of the enrolment dialogue: no client certificate.
 pub const ALPN_ENROLL: &[u8] = b"flotilla-enroll/1";
+/// The DNS name in every controller's certificate, and what a device asks for (SNI) wherever the controller is.
+pub const CONTROLLER_NAME: &str = "controller.flotilla";
 /// The newest frame set this build speaks.
 pub const PROTOCOL: u16 = 1;
 

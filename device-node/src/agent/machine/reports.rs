@@ -47,6 +47,12 @@ impl Uplink {
         Self { cursor: first_position, holding: None, listed: false, others: VecDeque::new() }
     }
 
+    pub(super) fn restart(&mut self, first_position: u64) {
+        self.cursor = first_position;
+        self.holding = None;
+        self.listed = false;
+    }
+
     pub(super) fn sent_position(&self) -> u64 {
         self.cursor.saturating_sub(1)
     }

@@ -1,0 +1,363 @@
+//! The device's line to its controllers: connecting, waiting, recovering, renewing. It decides when to try and with
+//! which certificate; what is said on it is the agent's business.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_protocol::wire::{Hello, Issued, Refusal, Welcome};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::{Instant, sleep_until};
+
+use crate::clock::Clock;
+use crate::enroll::{EnrollError, recover};
+use crate::identity::{Credential, DeviceKey, Identity, IdentityError, IdentityStore};
+use crate::link::{ConnectError, Dialer, Links, Session, StreamError};
+
+type Connecting = Pin<Box<dyn Future<Output = Result<(Session, Welcome), ConnectError>> + Send>>;
+type Recovering = Pin<Box<dyn Future<Output = Result<(Arc<dyn DeviceKey>, Issued), EnrollError>> + Send>>;
+
+/// What has happened on the line.
+pub(super) enum LineEvent {
+    /// It is time to say hello: call [`Line::dial`].
+    Due,
+    Connected(Box<Welcome>),
+    /// There may be frames to read, or room to write.
+    Moved,
+    /// No link any more; another try follows by itself.
+    Lost,
+    /// The controller wants nothing to do with this device any more.
+    Revoked(String),
+    Nothing,
+}
+
+enum Phase {
+    Waiting { until: Instant },
+    Dialing(Connecting),
+    Recovering(Recovering),
+    Up { session: Box<Session>, since: Instant },
+}
+
+/// What an outsider may know of the line.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct LineStatus {
+    pub connected: bool,
+    pub controller: Option<String>,
+    /// Why the last link, or the last try for one, has ended.
+    pub last_error: Option<String>,
+    pub certificate_not_after_s: u64,
+    pub rtt_ms: Option<u64>,
+}
+
+pub(super) struct Line {
+    links: Links,
+    store: IdentityStore,
+    clock: Arc<dyn Clock>,
+    identity: Identity,
+    dialer: Dialer,
+    phase: Phase,
+    rng: SmallRng,
+    /// The renewed credential was not accepted: the one before it may be.
+    use_previous: bool,
+    last_error: Option<String>,
+}
+
+impl Line {
+    pub(super) fn new(
+        links: Links,
+        store: IdentityStore,
+        clock: Arc<dyn Clock>,
+        identity: Identity,
+        seed: u64,
+    ) -> Self {
+        let dialer = Dialer::new(&identity.controllers);
+        let phase = Phase::Waiting { until: Instant::now() };
+        let rng = SmallRng::seed_from_u64(seed);
+        Self { links, store, clock, identity, dialer, phase, rng, use_previous: false, last_error: None }
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(super) fn random(&mut self) -> f64 {
+        self.rng.random()
+    }
+
+    pub(super) fn random_bytes(&mut self) -> [u8; 10] {
+        self.rng.random()
+    }
+
+    pub(super) fn session(&mut self) -> Option<&mut Session> {
+        match &mut self.phase {
+            Phase::Up { session, .. } => Some(session),
+            _ => None,
+        }
+    }
+
+    pub(super) fn status(&self) -> LineStatus {
+        let session = match &self.phase {
+            Phase::Up { session, .. } => Some(session),
+            _ => None,
+        };
+        LineStatus {
+            connected: session.is_some(),
+            controller: session.map(|session| session.controller.clone()),
+            last_error: self.last_error.clone(),
+            certificate_not_after_s: self.identity.credential.not_after_s,
+            rtt_ms: session.map(|session| session.connection.rtt().as_millis() as u64),
+        }
+    }
+
+    pub(super) fn learn(&mut self, controllers: &[String]) {
+        self.dialer.learn(controllers);
+    }
+
+    /// The controller will go: next time another one first.
+    pub(super) fn prefer_others(&mut self) {
+        self.dialer.avoid_current();
+    }
+
+    pub(super) fn dial(&mut self, clock: Arc<dyn Clock>, mut hello: Hello) {
+        let targets = self.dialer.targets();
+        let credential = match &self.identity.previous {
+            Some(previous) if self.use_previous => previous,
+            _ => &self.identity.credential,
+        };
+        let (links, config) = (self.links.clone(), self.links.link_config(credential, &self.identity.roots_der));
+        self.phase = Phase::Dialing(Box::pin(async move {
+            let config = config?;
+            let tell_the_time = || {
+                hello.device_ms = clock.now().boot_ms;
+                hello
+            };
+            links.connect(&config, &targets, tell_the_time).await
+        }));
+    }
+
+    /// Waits for the next thing to happen; may be given up and called again.
+    pub(super) async fn turn(&mut self) -> LineEvent {
+        match &mut self.phase {
+            Phase::Waiting { until } => {
+                sleep_until(*until).await;
+                LineEvent::Due
+            }
+            Phase::Dialing(connecting) => {
+                let done = connecting.await;
+                self.dialed(done)
+            }
+            Phase::Recovering(recovering) => {
+                let done = recovering.await;
+                self.recovered(done)
+            }
+            Phase::Up { session, .. } => match session.stream.turn().await {
+                Ok(()) => LineEvent::Moved,
+                Err(error) => self.lost(&error),
+            },
+        }
+    }
+
+    /// The stream has said something that ends the link.
+    pub(super) fn lost(&mut self, error: &StreamError) -> LineEvent {
+        let lived_ms = match &self.phase {
+            Phase::Up { since, .. } => since.elapsed().as_millis() as u64,
+            _ => 0,
+        };
+        self.hang_up();
+        self.note(error);
+        let random = self.random();
+        let pause_ms = self.dialer.lost(lived_ms, random);
+        self.wait(pause_ms);
+        LineEvent::Lost
+    }
+
+    /// A refusal on a link that was up.
+    pub(super) fn refused(&mut self, reason: Refusal, detail: &str) -> LineEvent {
+        self.hang_up();
+        match self.refusal(reason, detail) {
+            LineEvent::Nothing => LineEvent::Lost,
+            event => event,
+        }
+    }
+
+    /// Connects again at once, because something here has changed.
+    pub(super) fn reconnect(&mut self) {
+        self.hang_up();
+        self.wait(0);
+    }
+
+    /// Says no more, and lets the other side read what was said.
+    pub(super) async fn end(&mut self, patience: Duration) {
+        if let Phase::Up { session, .. } = &mut self.phase {
+            let say = async {
+                if session.stream.flush().await.is_ok() {
+                    session.stream.finish();
+                    session.stream.drained().await;
+                }
+            };
+            // Whatever was not read is repeated after the next start.
+            let _ = tokio::time::timeout(patience, say).await;
+        }
+        self.hang_up();
+    }
+
+    /// A renewed certificate came: it is stored beside the present one, then used.
+    pub(super) fn renewed(
+        &mut self,
+        key: Arc<dyn DeviceKey>,
+        chain_der: Vec<Vec<u8>>,
+        roots_der: Vec<Vec<u8>>,
+    ) -> Result<(), IdentityError> {
+        let credential = Credential::new(key, chain_der)?;
+        let mut identity = self.identity.clone();
+        identity.renewed(credential, roots_der);
+        self.store.save(&identity)?;
+        self.identity = identity;
+        self.use_previous = false;
+        self.reconnect();
+        Ok(())
+    }
+
+    pub(super) fn new_key(&self) -> Result<Arc<dyn DeviceKey>, IdentityError> {
+        Ok(self.store.keys().create()?)
+    }
+
+    fn dialed(&mut self, done: Result<(Session, Welcome), ConnectError>) -> LineEvent {
+        let (session, welcome) = match done {
+            Ok(done) => done,
+            Err(error) => return self.not_connected(error),
+        };
+        self.dialer.connected(&session.controller);
+        self.last_error = None;
+        if !self.use_previous {
+            self.settle_credential();
+        }
+        self.phase = Phase::Up { session: Box::new(session), since: Instant::now() };
+        LineEvent::Connected(Box::new(welcome))
+    }
+
+    /// The newest credential has connected: the one before it is not needed any more.
+    fn settle_credential(&mut self) {
+        let Some(previous) = self.identity.previous.take() else { return };
+        match self.store.save(&self.identity) {
+            Ok(()) => self.store.keys().discard(previous.key.handle()),
+            Err(error) => {
+                tracing::warn!(%error, "the old certificate stays in the identity file");
+                self.identity.previous = Some(previous);
+            }
+        }
+    }
+
+    fn not_connected(&mut self, error: ConnectError) -> LineEvent {
+        self.note(&error);
+        match error {
+            ConnectError::Redirected(controllers) => {
+                let random = self.random();
+                let pause_ms = self.dialer.redirected(controllers, random);
+                self.wait(pause_ms);
+                LineEvent::Nothing
+            }
+            ConnectError::Refused { reason, detail } => self.refusal(reason, &detail),
+            ConnectError::NotAccepted(_) if self.identity.previous.is_some() && !self.use_previous => {
+                self.use_previous = true;
+                self.back_off();
+                LineEvent::Nothing
+            }
+            ConnectError::NotAccepted(_) => {
+                self.begin_recovery();
+                LineEvent::Nothing
+            }
+            _ => {
+                self.back_off();
+                LineEvent::Nothing
+            }
+        }
+    }
+
+    fn refusal(&mut self, reason: Refusal, detail: &str) -> LineEvent {
+        self.last_error = Some(format!("refused ({reason:?}): {detail}"));
+        match reason {
+            Refusal::Revoked => return LineEvent::Revoked(detail.to_owned()),
+            Refusal::StaleCertificate if self.use_previous => {
+                self.use_previous = false;
+                self.back_off();
+            }
+            Refusal::ShuttingDown => {
+                self.dialer.avoid_current();
+                self.back_off();
+            }
+            Refusal::Busy | Refusal::TooFast | Refusal::BadFrame => self.back_off(),
+            Refusal::UnknownDevice | Refusal::UnsupportedProtocol | Refusal::Superseded | Refusal::StaleCertificate => {
+                // Nothing that a quick retry could mend, and two copies of one device must not chase each other.
+                tracing::warn!(?reason, detail, "the controller refuses this device");
+                let random = self.random();
+                let pause_ms = self.dialer.sent_away(random);
+                self.wait(pause_ms);
+            }
+        }
+        LineEvent::Nothing
+    }
+
+    fn begin_recovery(&mut self) {
+        tracing::warn!(device = %self.identity.device, "the certificate is not accepted: recovering with its key");
+        let (links, identity, targets) = (self.links.clone(), self.identity.clone(), self.dialer.targets());
+        let keys = self.store.keys().clone();
+        self.phase = Phase::Recovering(Box::pin(async move { recover(&links, &identity, &targets, &*keys).await }));
+    }
+
+    fn recovered(&mut self, done: Result<(Arc<dyn DeviceKey>, Issued), EnrollError>) -> LineEvent {
+        use flotilla_protocol::wire::EnrollRefusal::{RecoveriesUsedUp, Revoked};
+        let stored = done.and_then(|(key, issued)| {
+            let credential = Credential::new(key, issued.chain_der)?;
+            let mut identity = self.identity.clone();
+            identity.renewed(credential, issued.roots_der);
+            self.store.save(&identity)?;
+            Ok((identity, issued.controllers))
+        });
+        match stored {
+            Ok((identity, controllers)) => {
+                self.identity = identity;
+                self.use_previous = false;
+                self.dialer.learn(&controllers);
+                self.wait(0);
+            }
+            Err(EnrollError::Refused { reason: Revoked, detail }) => return LineEvent::Revoked(detail),
+            Err(error) => {
+                self.note(&error);
+                let used_up = matches!(error, EnrollError::Refused { reason: RecoveriesUsedUp, .. });
+                let random = self.random();
+                let pause_ms = if used_up { self.dialer.sent_away(random) } else { self.dialer.failed(random) };
+                self.wait(pause_ms);
+            }
+        }
+        LineEvent::Nothing
+    }
+
+    fn back_off(&mut self) {
+        let random = self.random();
+        let pause_ms = self.dialer.failed(random);
+        self.wait(pause_ms);
+    }
+
+    fn wait(&mut self, pause_ms: u64) {
+        self.phase = Phase::Waiting { until: Instant::now() + Duration::from_millis(pause_ms) };
+    }
+
+    fn hang_up(&mut self) {
+        if let Phase::Up { session, .. } = &self.phase {
+            session.connection.close(quinn::VarInt::from_u32(0), b"");
+            self.wait(0);
+        }
+    }
+
+    fn note(&mut self, error: &dyn std::error::Error) {
+        tracing::debug!(device = %self.identity.device, %error, "no link");
+        self.last_error = Some(error.to_string());
+    }
+
+    /// Wall clock, Unix seconds.
+    pub(super) fn now_s(&self) -> u64 {
+        self.clock.now().unix_ms / 1000
+    }
+}

@@ -1,0 +1,156 @@
+//! Where to connect next, and when. Pure: randomness is an argument.
+
+/// The first pause, and what later ones are never below.
+pub const PAUSE_MIN_MS: u64 = 250;
+/// No pause is longer.
+pub const PAUSE_MAX_MS: u64 = 30_000;
+/// A link that has lived this long was a good one: the next failure starts from the shortest pause.
+pub const STABLE_MS: u64 = 20_000;
+/// Redirects followed at once; what comes beyond looks like a loop and is followed after a pause.
+const REDIRECTS_MAX: u8 = 4;
+const CONTROLLERS_MAX: usize = 32;
+
+/// Decorrelated jitter: each pause lies between the shortest and three times the last one. A fleet that lost its
+/// controller at one instant does not come back at one instant.
+#[derive(Clone, Debug, Default)]
+pub struct Dialer {
+    known: Vec<String>,
+    /// Named by a redirect: tried before the known ones.
+    preferred: Vec<String>,
+    /// Index into the known ones, from which the next round starts.
+    first: usize,
+    pause_ms: u64,
+    redirects: u8,
+}
+
+impl Dialer {
+    pub fn new(known: &[String]) -> Self {
+        let mut dialer = Self::default();
+        dialer.learn(known);
+        dialer
+    }
+
+    /// Replaces what is known; an empty list changes nothing.
+    pub fn learn(&mut self, controllers: &[String]) {
+        if !controllers.is_empty() {
+            self.known = controllers.iter().take(CONTROLLERS_MAX).cloned().collect();
+            self.first %= self.known.len();
+        }
+    }
+
+    /// All controllers in the order in which to try them.
+    pub fn targets(&self) -> Vec<String> {
+        let (tail, head) = self.known.split_at(self.first.min(self.known.len()));
+        let mut targets: Vec<String> = Vec::new();
+        for target in self.preferred.iter().chain(head).chain(tail) {
+            if !targets.contains(target) {
+                targets.push(target.clone());
+            }
+        }
+        targets
+    }
+
+    /// The last controller worked: it is the first to try again.
+    pub fn connected(&mut self, controller: &str) {
+        self.preferred.clear();
+        self.redirects = 0;
+        self.first = self.known.iter().position(|known| known == controller).unwrap_or(0);
+    }
+
+    /// Try another one first.
+    pub fn avoid_current(&mut self) {
+        self.preferred.clear();
+        if !self.known.is_empty() {
+            self.first = (self.first + 1) % self.known.len();
+        }
+    }
+
+    /// The pause before following it.
+    pub fn redirected(&mut self, controllers: Vec<String>, random: f64) -> u64 {
+        self.preferred = controllers;
+        self.preferred.truncate(CONTROLLERS_MAX);
+        self.redirects = self.redirects.saturating_add(1);
+        if self.redirects <= REDIRECTS_MAX { 0 } else { self.failed(random) }
+    }
+
+    /// The pause before the next try. `random` is in 0..1.
+    pub fn failed(&mut self, random: f64) -> u64 {
+        let longest = (self.pause_ms.max(PAUSE_MIN_MS) * 3).min(PAUSE_MAX_MS);
+        self.pause_ms = PAUSE_MIN_MS + ((longest - PAUSE_MIN_MS) as f64 * random.clamp(0.0, 1.0)) as u64;
+        self.pause_ms
+    }
+
+    /// A link that lived for `lived_ms` is lost. The first try comes soon, but not at the same instant for everybody.
+    pub fn lost(&mut self, lived_ms: u64, random: f64) -> u64 {
+        if lived_ms < STABLE_MS {
+            return self.failed(random);
+        }
+        self.pause_ms = 0;
+        (PAUSE_MIN_MS as f64 * random.clamp(0.0, 1.0)) as u64
+    }
+
+    /// Asked to go away for a while.
+    pub fn sent_away(&mut self, random: f64) -> u64 {
+        self.pause_ms = PAUSE_MAX_MS;
+        PAUSE_MAX_MS / 2 + (PAUSE_MAX_MS as f64 / 2.0 * random.clamp(0.0, 1.0)) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_one_that_worked_comes_first_and_a_redirect_before_it() {
+        let mut dialer = Dialer::new(&names(&["a", "b", "c"]));
+        assert_eq!(dialer.targets(), ["a", "b", "c"]);
+        dialer.connected("b");
+        assert_eq!(dialer.targets(), ["b", "c", "a"]);
+        assert_eq!(dialer.redirected(names(&["d", "c"]), 0.5), 0);
+        assert_eq!(dialer.targets(), ["d", "c", "b", "a"]);
+        dialer.connected("c");
+        dialer.avoid_current();
+        assert_eq!(dialer.targets(), ["a", "b", "c"]);
+        dialer.learn(&[]);
+        assert_eq!(dialer.targets(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_loop_of_redirects_slows_down() {
+        let mut dialer = Dialer::new(&names(&["a"]));
+        let pauses: Vec<u64> = (0..6).map(|_| dialer.redirected(names(&["b"]), 1.0)).collect();
+        assert_eq!(pauses, [0, 0, 0, 0, 750, 2250]);
+    }
+
+    #[test]
+    fn a_stable_link_is_sought_again_at_once() {
+        let mut dialer = Dialer::new(&names(&["a"]));
+        for _ in 0..20 {
+            dialer.failed(1.0);
+        }
+        assert_eq!(dialer.failed(1.0), PAUSE_MAX_MS);
+        assert_eq!(dialer.lost(STABLE_MS - 1, 1.0), PAUSE_MAX_MS);
+        assert!(dialer.lost(STABLE_MS, 0.99) < PAUSE_MIN_MS);
+        assert!(dialer.failed(1.0) <= 3 * PAUSE_MIN_MS);
+    }
+
+    proptest! {
+        #[test]
+        fn pauses_stay_in_their_bounds(randoms in prop::collection::vec(0.0f64..1.0, 1..50)) {
+            let mut dialer = Dialer::new(&names(&["a", "b"]));
+            let mut before = PAUSE_MIN_MS;
+            for random in randoms {
+                let pause = dialer.failed(random);
+                prop_assert!((PAUSE_MIN_MS..=PAUSE_MAX_MS).contains(&pause));
+                prop_assert!(pause <= (3 * before.max(PAUSE_MIN_MS)).min(PAUSE_MAX_MS));
+                before = pause;
+            }
+        }
+    }
+}

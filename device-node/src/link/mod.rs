@@ -1,0 +1,264 @@
+//! Connections from this process to controllers: QUIC endpoints, TLS, the handshake up to `Welcome`.
+
+mod dialer;
+mod stream;
+mod tls;
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use flotilla_protocol::wire::{CONTROLLER_NAME, Down, Hello, Refusal, Up, Welcome};
+use quinn::{ClientConfig, ConnectionError, Endpoint, IdleTimeout, TransportConfig, VarInt};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::identity::Credential;
+
+pub use dialer::{Dialer, PAUSE_MAX_MS, PAUSE_MIN_MS, STABLE_MS};
+pub use stream::{FrameStream, StreamError};
+pub use tls::TlsError;
+
+/// From the first packet to `Welcome`.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
+/// A controller that has not answered by then gets company by the next one.
+const STAGGER: Duration = Duration::from_millis(800);
+/// Addresses of one host name that are tried.
+const ADDRESSES_MAX: usize = 4;
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const IDLE: Duration = Duration::from_secs(45);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("no controller is known")]
+    NoController,
+    #[error("`{host}` can not be resolved: {detail}")]
+    Resolve { host: String, detail: String },
+    #[error("no answer within {} seconds", CONNECT_DEADLINE.as_secs())]
+    Timeout,
+    #[error("the controller's certificate is not trusted: {0}")]
+    NotTrusted(String),
+    #[error("the controller does not accept this device's certificate: {0}")]
+    NotAccepted(String),
+    #[error("{0}")]
+    Connection(String),
+    #[error("redirected to {}", .0.join(", "))]
+    Redirected(Vec<String>),
+    #[error("refused ({reason:?}): {detail}")]
+    Refused { reason: Refusal, detail: String },
+    #[error("the controller answered with something else than a welcome")]
+    Unexpected,
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl From<ConnectionError> for ConnectError {
+    fn from(error: ConnectionError) -> Self {
+        // TLS alerts travel as 0x100 + alert (RFC 9001 4.8). What the peer closes with such a code is about our certificate.
+        const ALERT: u64 = 0x100;
+        match &error {
+            ConnectionError::TransportError(cause) if u64::from(cause.code) & !0xff == ALERT => {
+                Self::NotTrusted(cause.reason.clone())
+            }
+            ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) & !0xff == ALERT => {
+                Self::NotAccepted(close.to_string())
+            }
+            ConnectionError::TimedOut => Self::Timeout,
+            _ => Self::Connection(error.to_string()),
+        }
+    }
+}
+
+/// The endpoints of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Links(Arc<Inner>);
+
+struct Inner {
+    tls: tls::Tls,
+    transport: Arc<TransportConfig>,
+    endpoints: Vec<Endpoint>,
+    next: AtomicUsize,
+}
+
+/// A configuration for one kind of connection of one device.
+#[derive(Clone)]
+pub struct LinkConfig(ClientConfig);
+
+/// A link on which `Welcome` was said.
+pub struct Session {
+    pub stream: FrameStream,
+    pub connection: quinn::Connection,
+    /// As it was named in the list of targets.
+    pub controller: String,
+}
+
+impl Links {
+    /// Binds `sockets` UDP sockets, over which the connections are spread. Needs a tokio runtime.
+    pub fn bind(sockets: usize) -> io::Result<Self> {
+        let endpoints = (0..sockets.max(1)).map(|_| bind()).collect::<io::Result<_>>()?;
+        let (tls, transport) = (tls::Tls::new(), Arc::new(transport()));
+        Ok(Self(Arc::new(Inner { tls, transport, endpoints, next: AtomicUsize::new(0) })))
+    }
+
+    pub fn link_config(&self, credential: &Credential, roots_der: &[Vec<u8>]) -> Result<LinkConfig, TlsError> {
+        Ok(self.config(self.0.tls.link(credential, roots_der)?))
+    }
+
+    pub fn recovery_config(&self, roots_der: &[Vec<u8>]) -> Result<LinkConfig, TlsError> {
+        Ok(self.config(self.0.tls.recovery(roots_der)?))
+    }
+
+    pub fn enrollment_config(&self, pins: Vec<[u8; 32]>) -> Result<LinkConfig, TlsError> {
+        Ok(self.config(self.0.tls.enrollment(pins)?))
+    }
+
+    /// The network has changed: new sockets, so that live connections move over (QUIC migration) instead of timing out.
+    pub fn network_changed(&self) -> io::Result<()> {
+        for endpoint in &self.0.endpoints {
+            let any: SocketAddr = match endpoint.local_addr()? {
+                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            };
+            endpoint.rebind(UdpSocket::bind(any)?)?;
+        }
+        Ok(())
+    }
+
+    /// Connects to the first of `targets` that completes the handshake, and opens the stream. Whoever is slow gets company.
+    pub async fn open(&self, config: &LinkConfig, targets: &[String]) -> Result<Session, ConnectError> {
+        timeout(CONNECT_DEADLINE, self.race(config, targets)).await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    /// Says hello and waits for the welcome. `hello` is asked at the last moment, for it tells the time.
+    pub async fn connect(
+        &self,
+        config: &LinkConfig,
+        targets: &[String],
+        hello: impl FnOnce() -> Hello,
+    ) -> Result<(Session, Welcome), ConnectError> {
+        let greet = async {
+            let mut session = self.race(config, targets).await?;
+            session.stream.queue(&Up::Hello(hello()))?;
+            match greet(&mut session).await {
+                Ok(welcome) => Ok((session, welcome)),
+                Err(error) => {
+                    session.connection.close(VarInt::from_u32(0), b"");
+                    Err(error)
+                }
+            }
+        };
+        timeout(CONNECT_DEADLINE, greet).await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    /// Waits until the closing of all connections has been sent.
+    pub async fn close(&self) {
+        for endpoint in &self.0.endpoints {
+            endpoint.close(VarInt::from_u32(0), b"");
+            endpoint.wait_idle().await;
+        }
+    }
+
+    async fn race(&self, config: &LinkConfig, targets: &[String]) -> Result<Session, ConnectError> {
+        let endpoint = &self.0.endpoints[self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.endpoints.len()];
+        if let [only] = targets {
+            return dial(endpoint.clone(), config.clone(), only.clone()).await;
+        }
+        let mut runners = JoinSet::new();
+        let mut rest = targets.iter();
+        let mut last_error = ConnectError::NoController;
+        loop {
+            let more = match rest.next() {
+                Some(target) => {
+                    runners.spawn(dial(endpoint.clone(), config.clone(), target.clone()));
+                    rest.len() > 0
+                }
+                None if runners.is_empty() => return Err(last_error),
+                None => false,
+            };
+            let company_at = Instant::now() + STAGGER;
+            loop {
+                tokio::select! {
+                    Some(done) = runners.join_next() => match done {
+                        Ok(Ok(session)) => return Ok(session),
+                        Ok(Err(error)) => {
+                            last_error = error;
+                            break;
+                        }
+                        Err(error) => {
+                            last_error = ConnectError::Connection(error.to_string());
+                            break;
+                        }
+                    },
+                    () = sleep_until(company_at), if more => break,
+                    else => break,
+                }
+            }
+        }
+    }
+
+    fn config(&self, crypto: quinn::crypto::rustls::QuicClientConfig) -> LinkConfig {
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        config.transport_config(self.0.transport.clone());
+        LinkConfig(config)
+    }
+}
+
+async fn dial(endpoint: Endpoint, config: LinkConfig, controller: String) -> Result<Session, ConnectError> {
+    let resolve = |detail: String| ConnectError::Resolve { host: controller.clone(), detail };
+    let found = tokio::net::lookup_host(&controller).await.map_err(|error| resolve(error.to_string()))?;
+    let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
+    let mut last_error = resolve("no address".into());
+    for address in addresses {
+        let connecting = endpoint.connect_with(config.0.clone(), address, CONTROLLER_NAME);
+        let connecting = connecting.map_err(|error| ConnectError::Connection(error.to_string()))?;
+        match connecting.await {
+            Ok(connection) => {
+                let (send, recv) = connection.open_bi().await?;
+                return Ok(Session { stream: FrameStream::new(send, recv), connection, controller });
+            }
+            Err(error) => last_error = error.into(),
+        }
+    }
+    Err(last_error)
+}
+
+async fn greet(session: &mut Session) -> Result<Welcome, ConnectError> {
+    let dialogue = async {
+        session.stream.flush().await?;
+        session.stream.receive::<Down>().await
+    };
+    match dialogue.await {
+        Ok(Down::Welcome(welcome)) => Ok(welcome),
+        Ok(Down::Redirect { controllers }) => Err(ConnectError::Redirected(controllers)),
+        Ok(Down::Refused { reason, detail }) => Err(ConnectError::Refused { reason, detail }),
+        Ok(_) => Err(ConnectError::Unexpected),
+        Err(StreamError::Connection(error)) => Err(error.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn bind() -> io::Result<Endpoint> {
+    // One socket for both families where the machine has both.
+    Endpoint::client((Ipv6Addr::UNSPECIFIED, 0).into()).or_else(|_| Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()))
+}
+
+/// DESIGN 7: a link that costs little while it is idle.
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(8))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(64 * 1024))
+        .receive_window(VarInt::from_u32(128 * 1024))
+        .send_window(128 * 1024)
+        .datagram_receive_buffer_size(None)
+        .initial_mtu(1200)
+        .mtu_discovery_config(None)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE.as_millis() as u32))));
+    transport
+}

@@ -1,0 +1,40 @@
+//! A file that remembers every hand-over of simulated radios, for those who look for messages that were sent twice.
+//!
+//! One line each, written with one system call before the hand-over counts as done, so that it survives `kill -9`:
+//! `unix_ms device message attempt slot segments outcome`, separated by spaces, the outcome being `sent`, `failed`,
+//! `unknown` or `crashed`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use flotilla_protocol::id::DeviceId;
+use flotilla_protocol::wire::Attempt;
+
+#[derive(Debug)]
+pub struct RadioLog(File);
+
+/// One line of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandOver {
+    pub at_ms: u64,
+    pub device: DeviceId,
+    pub attempt: Attempt,
+    pub slot: u8,
+    pub segments: u8,
+    pub outcome: &'static str,
+}
+
+impl RadioLog {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self(OpenOptions::new().create(true).append(true).mode(0o600).open(path)?))
+    }
+
+    /// Lines of several devices never mix: each is one write to a file in append mode.
+    pub fn write(&self, entry: &HandOver) -> io::Result<()> {
+        let HandOver { at_ms, device, attempt, slot, segments, outcome } = entry;
+        let line = format!("{at_ms} {device} {} {} {slot} {segments} {outcome}\n", attempt.message, attempt.number);
+        (&self.0).write_all(line.as_bytes())
+    }
+}
