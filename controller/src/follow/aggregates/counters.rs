@@ -81,6 +81,11 @@ impl Counts {
         self.latencies[latency as usize].record(value_ms, 1);
     }
 
+    /// Words of memory beyond its own size.
+    pub(super) fn heap_words(&self) -> usize {
+        self.latencies.iter().map(Histogram::len).sum()
+    }
+
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.counters.iter_mut().zip(&other.counters) {
             *mine += theirs;
@@ -108,8 +113,8 @@ pub(super) fn encode_row(seq: u64, counts: &Counts, out: &mut Vec<u8>) {
     put(out, mask);
     counts.counters.iter().filter(|n| **n > 0).for_each(|n| put(out, *n));
     for histogram in &counts.latencies {
-        put(out, histogram.buckets().len() as u64);
-        for &(bucket, n) in histogram.buckets() {
+        put(out, histogram.len() as u64);
+        for (bucket, n) in histogram.buckets() {
             out.push(bucket);
             put(out, n);
         }

@@ -10,10 +10,31 @@ pub const LATENCY_MAX_MS: u64 = 7 * 24 * 3_600 * 1_000;
 const SUB_BITS: u32 = 3;
 const SUB: u64 = 1 << SUB_BITS;
 
-/// Buckets that hold something, by index.
+/// Buckets that hold something, by index. Half of a busy row's memory is here, so a bucket is one word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
-    buckets: Vec<(u8, u64)>,
+    buckets: Vec<Bucket>,
+}
+
+/// Index in the upper 8 bits, count in the lower 56.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bucket(u64);
+
+const COUNT_BITS: u32 = 56;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+
+impl Bucket {
+    const fn new(index: u8, count: u64) -> Self {
+        Self(((index as u64) << COUNT_BITS) | count)
+    }
+
+    const fn index(self) -> u8 {
+        (self.0 >> COUNT_BITS) as u8
+    }
+
+    const fn count(self) -> u64 {
+        self.0 & COUNT_MAX
+    }
 }
 
 impl Histogram {
@@ -22,13 +43,13 @@ impl Histogram {
     }
 
     pub fn merge(&mut self, other: &Self) {
-        for &(bucket, n) in &other.buckets {
-            self.add(bucket, n);
+        for bucket in &other.buckets {
+            self.add(bucket.index(), bucket.count());
         }
     }
 
     pub fn count(&self) -> u64 {
-        self.buckets.iter().map(|(_, n)| n).sum()
+        self.buckets.iter().map(|bucket| bucket.count()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -49,32 +70,44 @@ impl Histogram {
         )]
         let rank = ((q * count as f64).ceil() as u64).clamp(1, count);
         let mut seen = 0;
-        for &(bucket, n) in &self.buckets {
-            seen += n;
+        for bucket in &self.buckets {
+            seen += bucket.count();
             if seen >= rank {
-                return Some(middle_of(bucket));
+                return Some(middle_of(bucket.index()));
             }
         }
         None
     }
 
-    /// Non-empty buckets in ascending order.
-    pub(super) fn buckets(&self) -> &[(u8, u64)] {
-        &self.buckets
+    /// How many buckets are filled.
+    pub(super) fn len(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// Filled buckets in ascending order: index and count.
+    pub(super) fn buckets(&self) -> impl Iterator<Item = (u8, u64)> {
+        self.buckets.iter().map(|bucket| (bucket.index(), bucket.count()))
     }
 
     /// From what `buckets` gave; None when it is no ascending list of filled buckets.
     pub(super) fn from_buckets(buckets: Vec<(u8, u64)>) -> Option<Self> {
         let ascending = buckets.windows(2).all(|pair| pair[0].0 < pair[1].0);
-        let filled = buckets.iter().all(|&(bucket, n)| bucket <= bucket_of(LATENCY_MAX_MS) && n > 0);
-        (ascending && filled).then_some(Self { buckets })
+        let filled = |(index, n): &(u8, u64)| *index <= bucket_of(LATENCY_MAX_MS) && (1..=COUNT_MAX).contains(n);
+        let fine = ascending && buckets.iter().all(filled);
+        fine.then(|| Self { buckets: buckets.into_iter().map(|(index, n)| Bucket::new(index, n)).collect() })
     }
 
-    fn add(&mut self, bucket: u8, n: u64) {
-        match self.buckets.binary_search_by_key(&bucket, |(b, _)| *b) {
-            Ok(i) => self.buckets[i].1 += n,
-            Err(i) if n > 0 => self.buckets.insert(i, (bucket, n)),
-            Err(_) => {}
+    fn add(&mut self, index: u8, n: u64) {
+        match self.buckets.binary_search_by_key(&index, |bucket| bucket.index()) {
+            Ok(i) => self.buckets[i] = Bucket::new(index, (self.buckets[i].count() + n).min(COUNT_MAX)),
+            Err(_) if n == 0 => {}
+            Err(i) => {
+                if self.buckets.len() == self.buckets.capacity() {
+                    // Doubling would waste as much as is used.
+                    self.buckets.reserve_exact(8);
+                }
+                self.buckets.insert(i, Bucket::new(index, n.min(COUNT_MAX)));
+            }
         }
     }
 }

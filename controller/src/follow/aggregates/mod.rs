@@ -13,6 +13,8 @@ mod histogram;
 mod key;
 mod query;
 mod shared;
+#[cfg(test)]
+mod soak;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -41,8 +43,8 @@ const QUERIES_MAX: usize = 4;
 pub struct Options {
     /// sled's page cache.
     pub cache_bytes: u64,
-    /// Rows kept in memory: about half a kilobyte each.
-    pub rows_max: usize,
+    /// What the rows in memory may take.
+    pub memory_bytes: usize,
     /// How long a query waits for what was committed when it came.
     pub fresh_wait: Duration,
     /// Stops a rebuild; it starts over the next time.
@@ -52,8 +54,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            cache_bytes: 24 << 20,
-            rows_max: 65_536,
+            cache_bytes: 16 << 20,
+            memory_bytes: 48 << 20,
             fresh_wait: Duration::from_secs(2),
             shutdown: CancellationToken::new(),
         }

@@ -83,7 +83,7 @@ impl Shared {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.state.lock().table.rows() >= self.options.rows_max
+        self.state.lock().table.bytes() >= self.options.memory_bytes
     }
 
     /// Opens the folder and checks that it belongs to this journal. Blocks.
@@ -163,7 +163,7 @@ impl Shared {
             }
             passed(Stage::Positioned);
         }
-        self.state.lock().table.shrink(self.options.rows_max);
+        self.state.lock().table.shrink(self.options.memory_bytes);
         Ok(())
     }
 

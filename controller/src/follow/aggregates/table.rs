@@ -21,16 +21,20 @@ pub(super) trait Stored {
     fn values(&self, prefix: &[u8; PREFIX_LEN]) -> Result<u32, DiskError>;
 }
 
+/// About what a row takes without its histograms' buckets: itself, its place, its share of the maps.
+const ROW_BYTES: usize = 320;
+
 #[derive(Default)]
 pub(super) struct Table {
     blocks: FxHashMap<BlockKey, Block>,
     dirty: Vec<(BlockKey, Place)>,
-    rows: usize,
+    bytes: usize,
 }
 
 #[derive(Default)]
 struct Block {
-    rows: FxHashMap<Place, Row>,
+    places: FxHashMap<Place, u32>,
+    rows: Vec<Row>,
     /// Number of values with a row of their own, in memory or on disk, by dimension; counted when first needed.
     values: [Option<u32>; Dimension::ALL.len()],
     touched: bool,
@@ -43,9 +47,16 @@ struct Row {
     counts: Counts,
 }
 
+impl Row {
+    fn bytes(&self) -> usize {
+        ROW_BYTES + 8 * self.counts.heap_words()
+    }
+}
+
 impl Table {
-    pub(super) fn rows(&self) -> usize {
-        self.rows
+    /// About how much memory the rows take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Adds a contribution of the batch `seq` to its rows, except those that already hold it.
@@ -55,21 +66,27 @@ impl Table {
             let key = BlockKey { tenant: it.tenant, step, bucket: step.bucket(it.at_ms) };
             let block = self.blocks.entry(key).or_default();
             block.touched = true;
-            for (dimension, place) in &places {
-                if !block.rows.contains_key(place) {
-                    self.rows += block.fetch(&key, *dimension, place, stored)?;
-                }
-                let folded = super::key::place(*dimension, &OTHER);
-                let (place, row) = match block.rows.get_mut(place) {
-                    Some(row) => (place, row),
-                    None => (&folded, block.rows.get_mut(&folded).ok_or(DiskError::Row)?),
-                };
-                if seq > row.seq {
-                    it.add_to(&mut row.counts);
-                    if !row.dirty {
-                        row.dirty = true;
-                        self.dirty.push((key, place.clone()));
+            for (dimension, wanted) in &places {
+                let (index, folded) = match block.places.get(wanted) {
+                    Some(index) => (*index, false),
+                    None => {
+                        let before = block.rows.len();
+                        let found = block.fetch(&key, *dimension, wanted, stored)?;
+                        self.bytes += block.rows[before..].iter().map(Row::bytes).sum::<usize>();
+                        found
                     }
+                };
+                let row = &mut block.rows[index as usize];
+                if seq <= row.seq {
+                    continue;
+                }
+                let words = row.counts.heap_words();
+                it.add_to(&mut row.counts);
+                self.bytes += 8 * (row.counts.heap_words() - words);
+                if !row.dirty {
+                    row.dirty = true;
+                    let place = if folded { place(*dimension, &OTHER) } else { wanted.clone() };
+                    self.dirty.push((key, place));
                 }
             }
         }
@@ -88,19 +105,19 @@ impl Table {
     /// The bytes of a changed row, which is complete up to `applied`, or further when it was read so. From now on it counts as
     /// written.
     pub(super) fn encode(&mut self, block: &BlockKey, place: &Place, applied: u64, out: &mut Vec<u8>) {
-        if let Some(row) = self.blocks.get_mut(block).and_then(|block| block.rows.get_mut(place)) {
+        if let Some(row) = self.blocks.get_mut(block).and_then(|block| block.row(place)) {
             row.dirty = false;
             encode_row(row.seq.max(applied), &row.counts, out);
         }
     }
 
-    /// Forgets blocks that were not touched since the last call, and everything when more than `rows_max` rows are left. All
-    /// rows must have been written.
-    pub(super) fn shrink(&mut self, rows_max: usize) {
+    /// Forgets blocks that were not touched since the last call, and everything when more than `bytes_max` are left. All rows
+    /// must have been written.
+    pub(super) fn shrink(&mut self, bytes_max: usize) {
         debug_assert!(self.dirty.is_empty(), "only rows that are on disk may be forgotten");
         self.blocks.retain(|_, block| std::mem::take(&mut block.touched));
-        self.rows = self.blocks.values().map(|block| block.rows.len()).sum();
-        if self.rows > rows_max {
+        self.bytes = self.blocks.values().flat_map(|block| &block.rows).map(Row::bytes).sum();
+        if self.bytes > bytes_max {
             *self = Self::default();
         }
     }
@@ -116,26 +133,37 @@ impl Table {
             key.tenant == first.tenant && key.step == first.step && (first.bucket..end).contains(&key.bucket)
         };
         self.blocks.iter().filter(move |(key, _)| wanted(key)).flat_map(move |(key, block)| {
-            block.rows.iter().filter_map(move |(place, row)| {
+            block.places.iter().filter_map(move |(place, index)| {
                 let (code, value) = place.split_first()?;
-                (*code == dimension as u8).then_some((key.bucket, value, &row.counts))
+                (*code == dimension as u8).then_some((key.bucket, value, &block.rows[*index as usize].counts))
             })
         })
     }
 }
 
 impl Block {
-    /// Reads a row, or makes it or its dimension's `other`. Returns how many rows it has added to memory.
+    fn row(&mut self, place: &Place) -> Option<&mut Row> {
+        self.places.get(place).map(|index| &mut self.rows[*index as usize])
+    }
+
+    fn insert(&mut self, place: Place, seq: u64, counts: Counts) -> u32 {
+        // A block is forgotten long before: the memory's bound is far below 2^32 rows.
+        let index = self.rows.len() as u32;
+        self.rows.push(Row { seq, dirty: false, counts });
+        self.places.insert(place, index);
+        index
+    }
+
+    /// Reads a row or makes it. True when the value has none of its own and it is its dimension's `other`.
     fn fetch(
         &mut self,
         key: &BlockKey,
         dimension: Dimension,
         wanted: &Place,
         stored: &impl Stored,
-    ) -> Result<usize, DiskError> {
+    ) -> Result<(u32, bool), DiskError> {
         if let Some((seq, counts)) = stored.load(&row_key(key, wanted))? {
-            self.rows.insert(wanted.clone(), Row { seq, dirty: false, counts });
-            return Ok(1);
+            return Ok((self.insert(wanted.clone(), seq, counts), false));
         }
         if let Some(max) = dimension.values_max() {
             let known = &mut self.values[dimension as usize - 1];
@@ -144,22 +172,20 @@ impl Block {
                 None => known.insert(stored.values(&prefix(key, dimension))?),
             };
             if *values >= max {
-                return self.fetch_other(key, dimension, stored);
+                return Ok((self.fetch_other(key, dimension, stored)?, true));
             }
             *values += 1;
         }
-        self.rows.insert(wanted.clone(), Row { seq: 0, dirty: false, counts: Counts::default() });
-        Ok(1)
+        Ok((self.insert(wanted.clone(), 0, Counts::default()), false))
     }
 
-    fn fetch_other(&mut self, key: &BlockKey, dimension: Dimension, stored: &impl Stored) -> Result<usize, DiskError> {
+    fn fetch_other(&mut self, key: &BlockKey, dimension: Dimension, stored: &impl Stored) -> Result<u32, DiskError> {
         let other = place(dimension, &OTHER);
-        if self.rows.contains_key(&other) {
-            return Ok(0);
+        if let Some(index) = self.places.get(&other) {
+            return Ok(*index);
         }
         let (seq, counts) = stored.load(&row_key(key, &other))?.unwrap_or_default();
-        self.rows.insert(other, Row { seq, dirty: false, counts });
-        Ok(1)
+        Ok(self.insert(other, seq, counts))
     }
 }
 
@@ -259,9 +285,10 @@ mod tests {
             map.0.insert(key, row);
         }
         table.shrink(usize::MAX);
-        assert_eq!(table.rows(), 8, "touched since the last time");
+        // Total, campaign, priority and country, by hour and by day.
+        assert_eq!(table.bytes(), 8 * ROW_BYTES, "touched since the last time");
         table.shrink(usize::MAX);
-        assert_eq!(table.rows(), 0);
+        assert_eq!(table.bytes(), 0);
         table.add(1, &Contribution::of_event(&of_campaign(1)), &map).unwrap();
         assert!(table.take_dirty().is_empty(), "the rows hold batch 1 already");
     }

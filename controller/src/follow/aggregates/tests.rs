@@ -23,8 +23,8 @@ const SHARDS: u16 = 4;
 const HOUR_MS: u64 = 3_600_000;
 
 fn options() -> Options {
-    // So few rows that memory is given up all the time.
-    Options { rows_max: 40, fresh_wait: Duration::from_millis(200), ..Options::default() }
+    // So little that memory is given up all the time.
+    Options { memory_bytes: 20_000, fresh_wait: Duration::from_millis(200), ..Options::default() }
 }
 
 fn open(dir: &Path, store: &Arc<MemoryStore>) -> (Aggregates, AggregatesFollower) {
