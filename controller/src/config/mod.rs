@@ -122,12 +122,7 @@ impl Default for Store {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            body_bytes_max: 256 * 1024,
-            bulk_line_bytes_max: 16 * 1024,
-            bulk_uploads_max: 32,
-            requests_per_min: 100,
-        }
+        Self { body_bytes_max: 256 * 1024, bulk_line_bytes_max: 16 * 1024, bulk_uploads_max: 32, requests_per_min: 100 }
     }
 }
 

@@ -15,6 +15,7 @@
 //! Memory per subscriber is one read of the journal. Subscribers are counted, per tenant and in all.
 
 mod event_id;
+mod fleet;
 mod render;
 mod subscription;
 #[cfg(test)]

@@ -161,7 +161,7 @@ impl<'a> InboundData<'a> {
 }
 
 /// Unix milliseconds, written as the API writes time.
-struct Time(u64);
+pub(super) struct Time(pub(super) u64);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

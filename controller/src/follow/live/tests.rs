@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_protocol::id::{ShardId, TenantId};
+use flotilla_protocol::wire::Telemetry;
 use futures_util::{Stream, StreamExt};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -9,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::domain::event::{Change, Event};
+use crate::fleet::sims::SimChange;
 use crate::follow::testing::{MemoryStore, START_MS, accepted, changed, failure, lives, route, submission, tenant};
+use crate::gateway::{FleetEvent, FleetEvents};
 
 const SHARDS: u16 = 2;
 
@@ -201,6 +204,30 @@ async fn events_of_the_fleet_reach_their_tenant_and_a_flood_ends_in_a_reset() {
     assert_eq!(told[1].kind, "device.offline");
     let nothing = tokio::time::timeout(Duration::from_millis(20), theirs.next()).await;
     assert!(nothing.is_err());
+}
+
+#[tokio::test]
+async fn the_gateway_publishes_devices_and_sims() {
+    let live = live(&MemoryStore::new(SHARDS));
+    let mut stream = Box::pin(live.subscribe(tenant(1), None).await.unwrap());
+    take(&mut stream, 1).await;
+    let (device, sim) = (route(1).device, route(1).sim);
+    let gateway: &dyn FleetEvents = &live;
+    gateway.publish(tenant(1), FleetEvent::Online { device, software: "node 1".into() });
+    gateway.publish(tenant(1), FleetEvent::Sim { device, sim, change: SimChange::Moved });
+    let telemetry = Telemetry { battery_percent: Some(80), ..Telemetry::default() };
+    gateway.publish(tenant(1), FleetEvent::Telemetry { device, telemetry: Box::new(telemetry) });
+    gateway.publish(tenant(1), FleetEvent::Offline { device });
+    let told = take(&mut stream, 4).await;
+    assert_eq!(
+        told.iter().map(|event| event.kind).collect::<Vec<_>>(),
+        ["device.online", "sim.changed", "device.telemetry", "device.offline"]
+    );
+    let data: Vec<Value> = told.iter().map(|event| serde_json::from_slice(&event.data).unwrap()).collect();
+    assert!(data.iter().all(|data| data["device"] == json!(device) && data["at"].is_string()));
+    assert_eq!(data[0]["software"], "node 1");
+    assert_eq!((&data[1]["sim"], &data[1]["change"]), (&json!(sim), &json!("moved")));
+    assert_eq!(data[2]["battery_percent"], 80);
 }
 
 #[tokio::test]
