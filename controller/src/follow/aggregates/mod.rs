@@ -55,7 +55,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 16 << 20,
-            memory_bytes: 48 << 20,
+            memory_bytes: 64 << 20,
             fresh_wait: Duration::from_secs(2),
             shutdown: CancellationToken::new(),
         }

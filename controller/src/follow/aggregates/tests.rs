@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_protocol::id::ShardId;
+use flotilla_protocol::id::{Epoch, ShardId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
@@ -15,9 +15,10 @@ use super::key::{BlockKey, Step, row_key};
 use super::shared::Until;
 use super::{Aggregates, AggregatesFollower, Counter, Counts, Dimension, Options, QueryError, StatsQuery, StatsStep};
 use crate::domain::event::Event;
-use crate::follow::testing::{MemoryStore, START_MS, lives, tenant};
+use crate::follow::rows::RowsFollower;
+use crate::follow::testing::{MemoryStore, START_MS, lives, tenant, tenant_of};
 use crate::follow::{FollowOptions, Follower, follow};
-use crate::store::{Journal, StoreError};
+use crate::store::{Batch, Journal, StoreError, Stores, sqlite};
 
 const SHARDS: u16 = 4;
 const HOUR_MS: u64 = 3_600_000;
@@ -367,4 +368,62 @@ async fn shards_without_news_are_not_behind_after_a_rebuild() {
     assert!(aggregates.query(totals(1)).await.unwrap().fresh);
     stop.cancel();
     task.await.unwrap();
+}
+
+/// The real store: journal and rows in SQLite, both followers, a deleted folder and a trimmed journal.
+#[tokio::test]
+async fn over_sqlite_a_deleted_folder_equals_a_count_over_the_store() {
+    let data = tempfile::tempdir().unwrap();
+    let dir = data.path().join("aggregates");
+    let options = sqlite::Options { shards: SHARDS, retain_bytes: 0, ..sqlite::Options::default() };
+    let stores = sqlite::open(data.path(), &options).unwrap();
+    let events = lives(9, 300);
+    let (before, after) = events.split_at(events.len() / 2);
+    for shard in (0..SHARDS).map(ShardId) {
+        stores.journal.take(shard, Epoch(1)).await.unwrap();
+    }
+    commit(&stores, before).await;
+    let mut follower = run_both(&dir, &stores).await;
+    assert!(dump(&mut follower).await == model(before));
+    drop(follower);
+
+    std::fs::remove_dir_all(&dir).unwrap();
+    for shard in (0..SHARDS).map(ShardId) {
+        stores.journal.trim(shard, stores.journal.last(shard).await.unwrap()).await.unwrap();
+    }
+    commit(&stores, after).await;
+    let mut follower = run_both(&dir, &stores).await;
+    assert!(dump(&mut follower).await == model(&events));
+}
+
+async fn commit(stores: &Stores, events: &[Event]) {
+    for events in events.chunks(40) {
+        let mut batches: BTreeMap<ShardId, Vec<Event>> = BTreeMap::new();
+        for event in events {
+            batches.entry(ShardId::of(tenant_of(event), SHARDS)).or_default().push(event.clone());
+        }
+        for (shard, events) in batches {
+            let seq = stores.journal.last(shard).await.unwrap() + 1;
+            stores.journal.commit(Batch { shard, epoch: Epoch(1), seq, events: events.into() }).await.unwrap();
+        }
+    }
+}
+
+/// Follows to the end with rows and aggregates at the same time, then opens the aggregates once more to look into them.
+async fn run_both(dir: &Path, stores: &Stores) -> AggregatesFollower {
+    let stop = CancellationToken::new();
+    let rows = RowsFollower::open(stores.rows.clone()).await.unwrap();
+    let (rows, rows_task) = follow(rows, stores.journal.clone(), FollowOptions::default(), stop.clone());
+    let open = || Aggregates::open(dir.to_path_buf(), options(), stores.journal.clone(), stores.rows.clone()).unwrap();
+    let (aggregates, follower) = open();
+    let (handle, task) = follow(follower, stores.journal.clone(), FollowOptions::default(), stop.clone());
+    for shard in (0..SHARDS).map(ShardId) {
+        rows.caught_up(shard).await.unwrap();
+        handle.taken(shard).await.unwrap();
+    }
+    stop.cancel();
+    task.await.unwrap();
+    rows_task.await.unwrap();
+    drop(aggregates);
+    open().1
 }
