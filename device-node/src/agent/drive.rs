@@ -294,6 +294,7 @@ impl Agent {
         self.talk.renewing = None;
         self.settings(welcome.settings);
         self.telemetry();
+        self.renew();
         tracing::info!(device = %self.line.identity().device, epoch = %welcome.epoch, "connected");
         // Frames may have come together with the welcome.
         let event = self.frames();

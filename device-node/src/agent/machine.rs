@@ -186,7 +186,7 @@ impl Machine {
         }
         self.lease = LeaseClock::default();
         self.lease.add(welcome.device_ms, welcome.controller_ms);
-        self.link = Some(reports::Uplink::new(self.state.first_position()));
+        self.link = Some(reports::Uplink::new(&self.state));
         Ok(())
     }
 
@@ -198,7 +198,7 @@ impl Machine {
     /// The controller has forgotten what this link told it: everything unacknowledged again, and the list. Grants stay.
     pub fn resume(&mut self) {
         if let Some(link) = &mut self.link {
-            link.restart(self.state.first_position());
+            link.restart(&self.state);
         }
     }
 

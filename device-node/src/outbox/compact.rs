@@ -45,44 +45,12 @@ impl Compactor {
     /// The bytes written, or `None` when the outbox has ended.
     fn compact(&self, upto: u64) -> Result<Option<u64>, StoreError> {
         let store = Store::open_reader(&self.path)?;
-        let (runs, rows) = read_runs(&store, upto)?;
-        let mut written = 0;
-        let mut slice = Vec::new();
-        let mut slice_bytes = 0;
-        for (device, runs) in runs {
-            let bytes = self.fold(&store, device, &runs)?;
-            slice_bytes += bytes.len();
-            slice.push(Snapshot { device, upto, bytes });
-            if slice_bytes >= SLICE_BYTES {
-                written += slice_bytes as u64;
-                slice_bytes = 0;
-                let full = std::mem::take(&mut slice);
-                if !self.submit(|queue| queue.snapshots.extend(full)) {
-                    return Ok(None);
-                }
-            }
-        }
-        written += slice_bytes as u64;
-        if !self.submit(|queue| queue.snapshots.extend(slice)) {
-            return Ok(None);
-        }
-        for trim in slices(&rows) {
-            if !self.submit(|queue| queue.trim = Some(trim)) {
-                return Ok(None);
-            }
-        }
-        Ok(Some(written))
-    }
-
-    fn fold(&self, store: &Store, device: u32, runs: &[(u64, Vec<u8>)]) -> Result<Vec<u8>, StoreError> {
-        let (upto, mut state) = match store.snapshot(device)? {
-            Some((upto, bytes)) => (upto, decode_state(&bytes, self.limits)?),
-            None => (0, State::new(self.limits)),
-        };
-        for (_, run) in runs.iter().filter(|(seq, _)| *seq > upto) {
-            apply_run(&mut state, run)?;
-        }
-        Ok(encode_state(&state)?)
+        compact(&store, upto, self.limits, |step| {
+            Ok(self.submit(|queue| match step {
+                Step::Snapshots(snapshots) => queue.snapshots.extend(snapshots),
+                Step::Trim(seq) => queue.trim = Some(seq),
+            }))
+        })
     }
 
     /// Waits until the writer has made it durable.
@@ -98,6 +66,53 @@ impl Compactor {
         self.shared.wake.notify_one();
         matches!(receiver.blocking_recv(), Ok(Ok(())))
     }
+}
+
+/// One transaction of a compaction.
+pub(super) enum Step {
+    Snapshots(Vec<Snapshot>),
+    Trim(u64),
+}
+
+/// Folds all rows up to `upto` into snapshots and drops them. Each step is durable when `submit` says true; false ends it.
+pub(super) fn compact(
+    store: &Store,
+    upto: u64,
+    limits: Limits,
+    mut submit: impl FnMut(Step) -> Result<bool, StoreError>,
+) -> Result<Option<u64>, StoreError> {
+    let (runs, rows) = read_runs(store, upto)?;
+    let (mut written, mut slice, mut slice_bytes) = (0, Vec::new(), 0);
+    let last = runs.len().saturating_sub(1);
+    for (index, (device, runs)) in runs.into_iter().enumerate() {
+        let bytes = fold(store, device, &runs, limits)?;
+        slice_bytes += bytes.len();
+        written += bytes.len() as u64;
+        slice.push(Snapshot { device, upto, bytes });
+        if slice_bytes >= SLICE_BYTES || index == last {
+            slice_bytes = 0;
+            if !submit(Step::Snapshots(std::mem::take(&mut slice)))? {
+                return Ok(None);
+            }
+        }
+    }
+    for seq in slices(&rows) {
+        if !submit(Step::Trim(seq))? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(written))
+}
+
+fn fold(store: &Store, device: u32, runs: &[(u64, Vec<u8>)], limits: Limits) -> Result<Vec<u8>, StoreError> {
+    let (upto, mut state) = match store.snapshot(device)? {
+        Some((upto, bytes)) => (upto, decode_state(&bytes, limits)?),
+        None => (0, State::new(limits)),
+    };
+    for (_, run) in runs.iter().filter(|(seq, _)| *seq > upto) {
+        apply_run(&mut state, run)?;
+    }
+    Ok(encode_state(&state)?)
 }
 
 type Runs = FxHashMap<u32, Vec<(u64, Vec<u8>)>>;

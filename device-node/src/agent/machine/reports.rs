@@ -36,6 +36,8 @@ pub(super) struct Early {
 pub(super) struct Uplink {
     /// The next report to send.
     cursor: u64,
+    /// The list waits until every report below this position is sent: those of results from before the link.
+    list_at: u64,
     /// What is still to be listed: `None` before the list is made, empty when it is sent.
     holding: Option<VecDeque<Held>>,
     listed: bool,
@@ -43,14 +45,14 @@ pub(super) struct Uplink {
 }
 
 impl Uplink {
-    pub(super) fn new(first_position: u64) -> Self {
-        Self { cursor: first_position, holding: None, listed: false, others: VecDeque::new() }
+    pub(super) fn new(state: &State) -> Self {
+        let (cursor, list_at) = (state.first_position(), state.next_position());
+        Self { cursor, list_at, holding: None, listed: false, others: VecDeque::new() }
     }
 
-    pub(super) fn restart(&mut self, first_position: u64) {
-        self.cursor = first_position;
-        self.holding = None;
-        self.listed = false;
+    /// Everything from the start, but for what is queued.
+    pub(super) fn restart(&mut self, state: &State) {
+        *self = Self { others: std::mem::take(&mut self.others), ..Self::new(state) };
     }
 
     pub(super) fn sent_position(&self) -> u64 {
@@ -78,7 +80,7 @@ impl Machine {
             }
         }
         if !link.listed {
-            return Some(self.next_holding());
+            return (link.cursor >= link.list_at).then(|| self.next_holding());
         }
         link.others.pop_front()
     }
@@ -117,7 +119,7 @@ impl Machine {
         self.staged.held_back.push(Pending::Stored { slot, token });
     }
 
-    /// The list is made when every durable report is sent. A result that is not durable yet counts as held: its report
+    /// A result of this link that is not durable yet counts as held: its report
     /// follows, and an attempt that is in neither would be taken for one that never arrived.
     fn next_holding(&mut self) -> Up {
         let Self { link, state, .. } = self;

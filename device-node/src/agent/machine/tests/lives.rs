@@ -10,6 +10,7 @@ use flotilla_protocol::wire::{ErrorClass, ErrorDomain, NotSent, SendError, SimSt
 enum Step {
     Connect { newer: bool },
     Disconnect,
+    Resume,
     Dispatch { attempt: u8, granted: bool, stale: bool },
     Go(u8),
     Cancel(u8),
@@ -29,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => any::<bool>().prop_map(|newer| Step::Connect { newer }),
         1 => Just(Step::Disconnect),
+        1 => Just(Step::Resume),
         8 => (attempt(), prop::bool::weighted(0.7), prop::bool::weighted(0.05))
             .prop_map(|(attempt, granted, stale)| Step::Dispatch { attempt, granted, stale }),
         4 => attempt().prop_map(Step::Go),
@@ -69,6 +71,7 @@ fn run(world: &mut World, step: Step, linked: &mut bool) {
             world.disconnect();
             *linked = false;
         }
+        Step::Resume if *linked => world.resume(),
         Step::Dispatch { attempt: number, granted, stale } if *linked => world.dispatch(attempt(number), |dispatch| {
             dispatch.granted = granted;
             if stale {

@@ -46,6 +46,8 @@ pub(super) struct World {
     /// The controller's durable memory: reports by position.
     pub seen: BTreeMap<u64, Report>,
     linked: bool,
+    /// The next position when the link came up.
+    linked_at: u64,
     listed: Option<Vec<Held>>,
     unread: Vec<ReportKind>,
     inbound: u8,
@@ -68,6 +70,7 @@ impl World {
             handed_over: BTreeSet::new(),
             seen: BTreeMap::new(),
             linked: false,
+            linked_at: 0,
             listed: None,
             unread: Vec::new(),
             inbound: 0,
@@ -99,7 +102,15 @@ impl World {
         let welcome = self.welcome(self.epoch);
         self.listed = None;
         self.linked = true;
+        self.linked_at = self.machine.state().next_position();
         self.machine.link_up(&welcome, self.now).unwrap();
+        self.pump();
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.listed = None;
+        self.linked_at = self.machine.state().next_position();
+        self.machine.resume();
         self.pump();
     }
 
@@ -287,6 +298,9 @@ impl World {
                 }
             }
             Up::Holding { held, last } => {
+                let first = self.machine.state().first_position();
+                let sent = |position| self.seen.contains_key(&position);
+                assert!((first..self.linked_at).all(sent), "older reports come before the list");
                 assert_eq!(*last, true, "few are held");
                 assert!(self.listed.replace(held.clone()).is_none(), "listed once for each link");
                 self.nothing_is_missing(held);
