@@ -13,7 +13,7 @@ use std::time::Duration;
 use flotilla_protocol::wire::{CONTROLLER_NAME, Down, Hello, Refusal, Up, Welcome};
 use quinn::{ClientConfig, ConnectionError, Endpoint, IdleTimeout, TransportConfig, VarInt};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::identity::Credential;
 
@@ -179,23 +179,14 @@ impl Links {
                 None if runners.is_empty() => return Err(last_error),
                 None => false,
             };
-            let company_at = Instant::now() + STAGGER;
-            loop {
-                tokio::select! {
-                    Some(done) = runners.join_next() => match done {
-                        Ok(Ok(session)) => return Ok(session),
-                        Ok(Err(error)) => {
-                            last_error = error;
-                            break;
-                        }
-                        Err(error) => {
-                            last_error = ConnectError::Connection(error.to_string());
-                            break;
-                        }
-                    },
-                    () = sleep_until(company_at), if more => break,
-                    else => break,
-                }
+            tokio::select! {
+                Some(done) = runners.join_next() => match done {
+                    Ok(Ok(session)) => return Ok(session),
+                    Ok(Err(error)) => last_error = error,
+                    Err(error) => last_error = ConnectError::Connection(error.to_string()),
+                },
+                () = sleep(STAGGER), if more => {}
+                else => {}
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A controller of a few lines, a scripted radio and a node between them, over real QUIC on the loopback.
 
 #![expect(unreachable_pub, reason = "a test's modules have no outside")]
+#![expect(clippy::unwrap_used, reason = "a failure here is the test's failure")]
 
 mod controller;
 mod node;

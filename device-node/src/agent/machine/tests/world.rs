@@ -301,7 +301,7 @@ impl World {
                 let first = self.machine.state().first_position();
                 let sent = |position| self.seen.contains_key(&position);
                 assert!((first..self.linked_at).all(sent), "older reports come before the list");
-                assert_eq!(*last, true, "few are held");
+                assert!(*last, "few are held");
                 assert!(self.listed.replace(held.clone()).is_none(), "listed once for each link");
                 self.nothing_is_missing(held);
             }
