@@ -58,7 +58,7 @@ pub enum ShardError {
 impl From<Closed> for ShardError {
     fn from(closed: Closed) -> Self {
         match closed {
-            Closed::For { retry_after_ms } => Self::Busy { retry_after_ms },
+            Closed::For { retry_after_ms } | Closed::Full { retry_after_ms } => Self::Busy { retry_after_ms },
             Closed::Ever => Self::NotLeading,
         }
     }
@@ -74,10 +74,20 @@ impl From<ShardError> for AcceptError {
     }
 }
 
+impl From<Closed> for AcceptError {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::For { retry_after_ms } => Self::Busy { retry_after_ms },
+            Closed::Full { .. } => Self::DiskFull,
+            Closed::Ever => Self::NotLeading,
+        }
+    }
+}
+
 /// One led shard. Cheap to clone; stays valid while the shard's actor restarts.
 #[derive(Clone)]
 pub struct ShardHandle {
-    inbox: Arc<Inbox>,
+    pub(super) inbox: Arc<Inbox>,
     room: Arc<Semaphore>,
 }
 
@@ -104,7 +114,7 @@ impl ShardHandle {
         let room = Arc::clone(&self.room).try_acquire_many_owned(messages as u32);
         let permit = room.map_err(|_| AcceptError::Busy { retry_after_ms: FULL_RETRY_MS })?;
         let (reply, answer) = oneshot::channel();
-        self.inbox.push(Command::Accept { request, reply, permit }).map_err(ShardError::from)?;
+        self.inbox.push(Command::Accept { request, reply, permit })?;
         match timeout(CALL_DEADLINE, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(AcceptError::Undecided),

@@ -48,6 +48,8 @@ pub(super) enum Command {
 pub(super) enum Closed {
     /// The shard starts, or starts again.
     For { retry_after_ms: u64 },
+    /// The disk is full; it tries again.
+    Full { retry_after_ms: u64 },
     /// The shard is handed over or lost.
     Ever,
 }
@@ -60,8 +62,6 @@ pub(super) struct Inbox {
 
 struct State {
     open: Result<(), Closed>,
-    /// The shard is being handed over: no new calls.
-    draining: bool,
     commands: Vec<Command>,
     /// Called when `commands` stops being empty.
     wake: Option<Box<dyn Fn() + Send>>,
@@ -72,9 +72,10 @@ struct State {
 struct Session {
     link: Link,
     sink: Arc<dyn DeviceSink>,
-    /// The position of the next report; known from the first one.
+    /// The position of the next report that the actor needs; known from the first one that came.
     next: Option<u64>,
-    acknowledged: Option<u64>,
+    /// The position of the first report that is not acknowledged.
+    unacknowledged: Option<u64>,
     /// Lists of held attempts that the device was asked for, and those that it has completed.
     lists_asked: u32,
     lists_complete: u32,
@@ -85,7 +86,6 @@ impl Inbox {
     pub(super) fn new(shard: ShardId, epoch: Epoch) -> Arc<Self> {
         let state = State {
             open: Err(Closed::For { retry_after_ms: STARTING_RETRY_MS }),
-            draining: false,
             commands: Vec::new(),
             wake: None,
             sessions: FxHashMap::default(),
@@ -125,24 +125,19 @@ impl Inbox {
         let mut links = Vec::with_capacity(state.sessions.len());
         for session in state.sessions.values_mut() {
             session.lists_asked += 1;
-            session.next = session.acknowledged.map(|position| position + 1).or(session.next);
+            session.next = session.unacknowledged;
             session.sink.send(vec![Down::Resume]);
             links.push(Input::DeviceUp(Box::new(session.link.clone())));
         }
         links
     }
 
-    /// Nothing is taken any more; what waits is dropped, and with it the replies.
-    pub(super) fn close(&self, why: Closed) {
+    /// Nothing is taken any more; answers what waits.
+    pub(super) fn close(&self, why: Closed) -> Vec<Command> {
         let mut state = self.state.lock();
         state.open = Err(why);
-        state.commands.clear();
         state.wake = None;
-    }
-
-    /// Refuses new calls; what is pushed already, and what devices report, still goes through.
-    pub(super) fn refuse_calls(&self) {
-        self.state.lock().draining = true;
+        std::mem::take(&mut state.commands)
     }
 
     /// Hands frames to the sessions they are for.
@@ -153,7 +148,7 @@ impl Inbox {
             for frame in &frames {
                 match frame {
                     Down::AckReports { position } => {
-                        session.acknowledged = session.acknowledged.max(Some(*position));
+                        session.unacknowledged = session.unacknowledged.max(Some(position + 1));
                     }
                     Down::Resume => session.lists_asked += 1,
                     _ => {}
@@ -169,7 +164,7 @@ impl Inbox {
             return;
         }
         let input = Input::DeviceUp(Box::new(link.clone()));
-        let session = Session { link, sink, next: None, acknowledged: None, lists_asked: 1, lists_complete: 0 };
+        let session = Session { link, sink, next: None, unacknowledged: None, lists_asked: 1, lists_complete: 0 };
         state.sessions.insert(session.link.device, session);
         state.push_input(input);
     }
@@ -219,9 +214,6 @@ impl State {
 
     fn push(&mut self, command: Command) -> Result<(), Closed> {
         self.open?;
-        if self.draining && !matches!(command, Command::Input(_) | Command::Status { .. }) {
-            return Err(Closed::Ever);
-        }
         self.commands.push(command);
         if self.commands.len() == 1
             && let Some(wake) = &self.wake
@@ -241,6 +233,7 @@ impl Session {
     /// Whether a report may go to the actor: none before it is missing there.
     fn admit(&mut self, position: u64, open: bool) -> bool {
         let next = *self.next.get_or_insert(position);
+        self.unacknowledged.get_or_insert(position);
         if open && position == next {
             self.next = Some(next + 1);
         }

@@ -7,12 +7,36 @@
 //! [`Shards`] finds the shard of a tenant, [`ShardHandle`] talks to it. What must outlive a failing actor (the sessions of
 //! devices, who waits for a reply) is in the handle's inbox, so that nobody has to ask for a shard again when it restarts.
 
+mod actor;
 mod handle;
 mod inbox;
+mod reads;
 mod registry;
+mod running;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 
 pub use handle::{AcceptError, DeviceSink, ShardError, ShardHandle};
 pub use registry::Shards;
+pub use supervisor::{ShardSupervisor, StartError};
+
+use crate::clock::Clock;
+use crate::follow::RowsReader;
+use crate::store::Journal;
+
+/// What a shard stands on.
+#[derive(Clone)]
+pub struct ShardDeps {
+    pub journal: Arc<dyn Journal>,
+    pub reader: RowsReader,
+    pub clock: Arc<dyn Clock>,
+    pub settings: ShardSettings,
+    /// How many committed events the rows may be behind before new messages are refused.
+    pub lag_events_max: u64,
+}
 
 pub use crate::domain::shard::{
     AcceptRequest, Acceptance, CancelOutcome, Link, RequestKey, RouteSim, ShardSettings, ShardStatus,

@@ -7,6 +7,7 @@ mod codec;
 #[cfg(test)]
 mod contract;
 mod journal;
+pub mod memory;
 pub mod migrations;
 mod rows;
 pub mod sqlite;

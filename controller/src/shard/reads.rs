@@ -1,0 +1,95 @@
+//! What a shard reads from the store: everything it starts from, and what its machine asks for later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_protocol::id::{Epoch, ShardId};
+use tokio::time::sleep;
+
+use super::ShardDeps;
+use crate::domain::shard::{Effect, Input, KnownKey, OpenCount, Restored};
+use crate::store::{CommitError, LOAD_MAX, QueuedQuery, StoreError};
+
+/// Pauses between tries of a read, doubling.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Why a shard did not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error("cannot take the shard")]
+    Take(#[from] CommitError),
+    #[error("cannot read its messages")]
+    Read(#[from] StoreError),
+}
+
+/// Takes the shard and reads what its machine starts from. From the moment it is taken nobody else commits, so the rows, once
+/// they have caught up, are exactly the journal's end (docs/adr/0003).
+pub(super) async fn restore(deps: &ShardDeps, shard: ShardId, epoch: Epoch) -> Result<Restored, StartError> {
+    let last_seq = deps.journal.take(shard, epoch).await?;
+    deps.reader.caught_up(shard).await?;
+    let rows = deps.reader.rows();
+    let mut in_flight = Vec::new();
+    loop {
+        let after = in_flight.last().map_or((0, 0), |record: &crate::domain::record::MessageRecord| record.order);
+        let page = rows.in_flight(shard, after, LOAD_MAX).await?;
+        let is_last = page.len() < LOAD_MAX;
+        in_flight.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    let open = rows.open_counts(shard).await?.into_iter().map(|count| OpenCount {
+        tenant: count.tenant,
+        class: count.class,
+        state: count.state,
+        messages: count.messages,
+    });
+    let inbound = rows.inbound_positions(shard).await?;
+    Ok(Restored { shard, epoch, last_seq, in_flight, open: open.collect(), inbound })
+}
+
+/// Answers a read of the machine, trying until the store does. `None` for effects that are no reads.
+pub(super) async fn answer(deps: Arc<ShardDeps>, shard: ShardId, effect: Effect) -> Option<Input> {
+    let mut pause = RETRY_MIN;
+    loop {
+        match try_answer(&deps, shard, &effect).await {
+            Ok(input) => return input,
+            Err(error) => {
+                tracing::warn!(%shard, %error, "a read of the store failed; trying again");
+                sleep(pause).await;
+                pause = (2 * pause).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+async fn try_answer(deps: &ShardDeps, shard: ShardId, effect: &Effect) -> Result<Option<Input>, StoreError> {
+    let reader = &deps.reader;
+    let rows = reader.rows();
+    Ok(Some(match effect {
+        Effect::Load { tenant, message } => {
+            let record = reader.get(*tenant, *message).await?.map(Box::new);
+            Input::Loaded { message: *message, record }
+        }
+        Effect::FindKey { token, tenant, key } => {
+            let known = reader.idempotent(*tenant, *key, deps.clock.now().unix_ms).await?;
+            let known = known.map(|known| KnownKey { request: known.request, ids: known.messages });
+            Input::KeyFound { token: *token, known }
+        }
+        Effect::Refill { tenant, class, after, limit } => {
+            reader.caught_up(shard).await?;
+            let query = QueuedQuery { shard, tenant: Some(*tenant), class: Some(*class), after: *after, limit: *limit };
+            Input::Refilled { tenant: *tenant, class: *class, records: rows.queued(query).await? }
+        }
+        Effect::FetchDue { until_ms, limit } => {
+            reader.caught_up(shard).await?;
+            Input::Due { records: rows.due(shard, *until_ms, *limit).await? }
+        }
+        Effect::FetchOverdue { now_ms, limit } => {
+            reader.caught_up(shard).await?;
+            Input::Overdue { records: rows.overdue(shard, *now_ms, *limit).await? }
+        }
+        Effect::Accepted { .. } | Effect::Cancelled { .. } | Effect::Send { .. } => return Ok(None),
+    }))
+}
