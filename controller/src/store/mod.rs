@@ -2,6 +2,7 @@
 //!
 //! Three traits, so that a second engine can stand beside SQLite; `contract` is the suite that each engine has to pass.
 
+pub mod bench;
 mod catalog;
 mod codec;
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub(super) fn open(path: &Path, lock: Arc<FolderLock>) -> Result<SqliteCatalog, 
     open_with(path, lock, migrations::CATALOG)
 }
 
-fn open_with(path: &Path, lock: Arc<FolderLock>, steps: &[Migration]) -> Result<SqliteCatalog, OpenError> {
+pub(super) fn open_with(path: &Path, lock: Arc<FolderLock>, steps: &[Migration]) -> Result<SqliteCatalog, OpenError> {
     folder::private(path).map_err(|error| OpenError::Folder { dir: path.to_owned(), error })?;
     let failed = |error: rusqlite::Error| open_error(path, &error);
     let mut connection = connect(path, true).map_err(failed)?;

@@ -34,6 +34,9 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     #[cfg(test)]
     pub(crate) faults: Faults,
+    /// Pages that each database may have.
+    #[cfg(test)]
+    pub(crate) page_max: Option<u32>,
 }
 
 impl Default for Options {
@@ -46,6 +49,8 @@ impl Default for Options {
             checkpoint_bytes: 16 << 20,
             #[cfg(test)]
             faults: Faults::default(),
+            #[cfg(test)]
+            page_max: None,
         }
     }
 }
@@ -119,6 +124,14 @@ fn check_version(connection: &Connection, file: &Path, application: i32, known: 
     Ok(found)
 }
 
+/// As full as a test wants it.
+#[cfg(test)]
+fn limit_pages(connection: &Connection, pages: Option<u32>) {
+    if let Some(pages) = pages {
+        connection.pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, u32>(0)).unwrap();
+    }
+}
+
 fn open_error(file: &Path, error: &rusqlite::Error) -> OpenError {
     let file = file.to_owned();
     let detail = error.to_string();
@@ -152,16 +165,28 @@ pub(crate) enum Fault {
 /// The failures to come, each once.
 #[cfg(test)]
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Faults(Arc<parking_lot::Mutex<Vec<Fault>>>);
+pub(crate) struct Faults {
+    plan: Arc<parking_lot::Mutex<Vec<Fault>>>,
+    /// A new limit of pages, from the next group on.
+    pages: Arc<parking_lot::Mutex<Option<u32>>>,
+}
 
 #[cfg(test)]
 impl Faults {
     pub(crate) fn plan(&self, faults: &[Fault]) {
-        self.0.lock().extend(faults);
+        self.plan.lock().extend(faults);
+    }
+
+    pub(crate) fn more_pages(&self, pages: u32) {
+        *self.pages.lock() = Some(pages);
+    }
+
+    fn take_pages(&self) -> Option<u32> {
+        self.pages.lock().take()
     }
 
     fn strike(&self, here: Fault) -> Result<(), String> {
-        let mut faults = self.0.lock();
+        let mut faults = self.plan.lock();
         match faults.iter().position(|fault| *fault == here) {
             Some(place) => {
                 faults.remove(place);

@@ -57,6 +57,8 @@ impl Writer {
     ) -> std::io::Result<Self> {
         let (inbox, requests) = mpsc::channel();
         let path = file.path.clone();
+        #[cfg(test)]
+        super::super::limit_pages(&file.connection, options.page_max);
         let checkpointer = Checkpointer::start(path.clone())?;
         let shards = states.into_iter().map(|state| Shard { state, allowed: 0 }).collect();
         let work = Work {
@@ -217,6 +219,8 @@ impl Work {
         let Some(file) = &self.file else {
             return refuse(group, &CommitError::Unavailable("it cannot be opened again yet".into()));
         };
+        #[cfg(test)]
+        super::super::limit_pages(&file.connection, self.faults.take_pages());
         match self.transact(file, &group, trim) {
             Ok(done) => self.answer(group, done),
             Err(Failure::Before(error)) => {

@@ -52,6 +52,8 @@ pub(super) fn open(
     lock: Arc<FolderLock>,
 ) -> Result<SqliteRows, OpenError> {
     let writer = RowsWriter::open(path, shards, Arc::clone(&lock))?;
+    #[cfg(test)]
+    writer.limit_pages(options.page_max);
     let writer = Worker::start("rows", writer)
         .map_err(|error| OpenError::Engine { file: path.to_owned(), detail: error.to_string() })?;
     Ok(SqliteRows { shards, pool: Pool::new(path, options.readers, READER_CACHE_KIB, lock), writer })

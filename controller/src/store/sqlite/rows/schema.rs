@@ -5,6 +5,7 @@ use rusqlite::Connection;
 /// "FLrw"
 pub(super) const APPLICATION: i32 = 0x464c_7277;
 pub(super) const VERSION: u32 = 1;
+/// Rows of 300 to 800 bytes: measured a tenth cheaper than 4 KiB, 16 KiB is no better.
 pub(super) const PAGE_BYTES: u32 = 8_192;
 
 const SCHEMA: &str = "

@@ -70,6 +70,11 @@ impl RowsWriter {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn limit_pages(&self, pages: Option<u32>) {
+        super::super::limit_pages(&self.connection, pages);
+    }
+
     /// SQLite flushes the log before it copies from it and the file after that, so what is in the log now is all there is to do.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.wal.sync_data().map_err(|error| StoreError::Unavailable(error.to_string()))
