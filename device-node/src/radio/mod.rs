@@ -11,6 +11,7 @@
 //!   that a crash repeats it (with the same digest) instead of losing it.
 
 mod log;
+pub mod modem;
 mod set;
 pub mod simulated;
 
