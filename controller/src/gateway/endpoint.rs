@@ -35,7 +35,8 @@ pub(super) fn open(listen: SocketAddr, keys: &EndpointKeys, ca: Arc<Ca>, name: &
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(8))
+        // A link is one stream, and so is an enrolment; quinn makes room for every stream that might come.
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(64 * 1024))
         .receive_window(VarInt::from_u32(128 * 1024))
@@ -46,6 +47,9 @@ fn transport() -> TransportConfig {
         .min_mtu(1200)
         .mtu_discovery_config(None)
         .crypto_buffer_size(8 * 1024)
+        // quinn keeps a buffer for a whole batch of segments per connection, 11 KB for ever, where a device's link seldom has
+        // more than one datagram to send at a time.
+        .enable_segmentation_offload(false)
         .max_idle_timeout(Some(VarInt::from_u32(IDLE_MS).into()))
         // The device keeps the link and its NAT's memory of it alive.
         .keep_alive_interval(None::<Duration>);

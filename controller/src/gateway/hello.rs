@@ -206,7 +206,7 @@ async fn begin(
             connection,
             shard,
             outgoing_frames_max: context.limits.outgoing_frames_max,
-            info: devices::bounded(&hello.info),
+            software: devices::bounded(&hello.info).software.into(),
             sims,
             accepts_work: known.state == DeviceState::Active,
         })

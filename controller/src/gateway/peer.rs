@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
-use flotilla_protocol::wire::{DeviceInfo, Down, Refusal, SimInfo, SimState, Telemetry};
+use flotilla_protocol::wire::{Down, Refusal, SimInfo, SimState, Telemetry};
 use parking_lot::Mutex;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
@@ -38,7 +38,7 @@ pub(super) struct Peer {
 }
 
 struct State {
-    info: DeviceInfo,
+    software: Box<str>,
     sims: Vec<RouteSim>,
     accepts_work: bool,
     telemetry: Option<Box<Telemetry>>,
@@ -83,7 +83,7 @@ pub(super) struct NewPeer {
     pub(super) connection: quinn::Connection,
     pub(super) shard: Arc<dyn ShardDoor>,
     pub(super) outgoing_frames_max: usize,
-    pub(super) info: DeviceInfo,
+    pub(super) software: Box<str>,
     pub(super) sims: Vec<RouteSim>,
     pub(super) accepts_work: bool,
 }
@@ -91,7 +91,7 @@ pub(super) struct NewPeer {
 impl Peer {
     pub(super) fn new(new: NewPeer) -> Arc<Self> {
         let state = State {
-            info: new.info,
+            software: new.software,
             sims: new.sims,
             accepts_work: new.accepts_work,
             telemetry: None,
@@ -277,7 +277,7 @@ impl Peer {
             since_ms: self.since_ms,
             remote: self.connection.remote_address(),
             rtt: self.connection.rtt(),
-            software: state.info.software.clone(),
+            software: state.software.to_string(),
             accepts_work: state.accepts_work,
             sims: state.sims.clone(),
             telemetry: state.telemetry.clone(),

@@ -17,8 +17,8 @@ use super::{inventory, renewal};
 use crate::fleet::cut;
 use crate::fleet::sims::SIMS_MAX;
 
-/// Chunks taken from quinn at once; each is at most a datagram.
-const CHUNKS: usize = 16;
+/// Chunks taken from quinn at once, each at most a datagram. Their places are held while the device is silent, so few.
+const CHUNKS: usize = 4;
 const LOG_LINE_BYTES_MAX: usize = 512;
 const USSD_BYTES_MAX: usize = 1024;
 const OPERATOR_BYTES_MAX: usize = 48;

@@ -65,7 +65,7 @@ impl Actor for Session {
         let Ending { context, peer } = &state.ending;
         let software = peer.info().software;
         context.events.publish(peer.tenant(), FleetEvent::Online { device: peer.device(), software });
-        flush(&myself, state).await?;
+        Box::pin(flush(&myself, state)).await?;
         if let Some(start) = state.start.take() {
             let (recv, buffer) = *start;
             tokio::spawn(reader::run(state.ending.context.clone(), state.ending.peer.clone(), recv, buffer));
@@ -80,7 +80,8 @@ impl Actor for Session {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Flush => flush(&myself, state).await,
+            // Boxed, so that a silent session does not hold the place for a write.
+            Message::Flush => Box::pin(flush(&myself, state)).await,
             Message::ReaderEnded(ReaderEnd::Panicked) => Err("the reader has panicked".into()),
             Message::ReaderEnded(ReaderEnd::Refused) => Ok(()),
             Message::ReaderEnded(ReaderEnd::Left) => {
