@@ -1,6 +1,6 @@
 //! What a message costs a device, without the network: machine, outbox and simulated radio of many devices.
 //!
-//! `cargo run --release --example outbox_speed -- [devices] [messages] [folder]` prints messages per second, CPU time per
+//! `cargo run --release --example outbox_speed -- [devices] [messages] [window] [folder]` prints messages per second, CPU time per
 //! message and how many messages shared a commit. Each message makes its whole way: arrived, about to send, sent, delivered,
 //! acknowledged.
 
@@ -21,21 +21,21 @@ use flotilla_protocol::wire::{Attempt, Body, Dispatch, ReportKind, Settings, Tex
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TEXT: &str = "Your appointment is tomorrow at 10:30. Reply CONFIRM or CANCEL.";
-/// Messages of one device under way at once.
-const WINDOW: u64 = 4;
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let devices: u64 = arguments.next().map_or(Ok(1_000), |text| text.parse())?;
     let messages: u64 = arguments.next().map_or(Ok(300_000), |text| text.parse())?;
+    // Messages of one device under way at once.
+    let window: u64 = arguments.next().map_or(Ok(4), |text| text.parse())?;
     let folder = arguments.next().map_or_else(|| PathBuf::from("outbox-speed"), PathBuf::from);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(measure(devices, messages / devices, &folder))?;
+    runtime.block_on(measure(devices, messages / devices, window, &folder))?;
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }
 
-async fn measure(devices: u64, each: u64, folder: &std::path::Path) -> anyhow::Result<()> {
+async fn measure(devices: u64, each: u64, window: u64, folder: &std::path::Path) -> anyhow::Result<()> {
     let outbox = Outbox::open(folder, Options::fleet())?;
     let (start, cpu) = (Instant::now(), cpu_us());
     let mut tasks = tokio::task::JoinSet::new();
@@ -43,7 +43,7 @@ async fn measure(devices: u64, each: u64, folder: &std::path::Path) -> anyhow::R
         let id = DeviceId::new(number, [3; 10]);
         let (handle, state) = outbox.device(id).await?;
         let state = state.unwrap_or_else(|| State::new(outbox.limits()));
-        tasks.spawn(device(number, id, handle, state, each));
+        tasks.spawn(device(number, id, handle, state, (each, window)));
     }
     while let Some(done) = tasks.join_next().await {
         done??;
@@ -60,7 +60,13 @@ async fn measure(devices: u64, each: u64, folder: &std::path::Path) -> anyhow::R
     Ok(())
 }
 
-async fn device(number: u64, id: DeviceId, outbox: DeviceOutbox, state: State, each: u64) -> anyhow::Result<()> {
+async fn device(
+    number: u64,
+    id: DeviceId,
+    outbox: DeviceOutbox,
+    state: State,
+    (each, window): (u64, u64),
+) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let sims = vec![SimProfile::instant()].into();
     let mut radio =
@@ -70,7 +76,7 @@ async fn device(number: u64, id: DeviceId, outbox: DeviceOutbox, state: State, e
     let (mut sent, mut delivered) = (0, 0);
     while delivered < each {
         let now = clock.now();
-        while sent < each && sent - delivered < WINDOW {
+        while sent < each && sent - delivered < window {
             machine.dispatch(dispatch(number, sent, now.boot_ms), now);
             sent += 1;
         }
