@@ -23,6 +23,7 @@ use crate::identity::{Identity, IdentityStore, SoftwareKeys};
 use crate::link::Links;
 use crate::netwatch;
 use crate::outbox::{Options, Outbox};
+use crate::radio::modem::Modem;
 use crate::radio::simulated::{FleetProfile, Setup, SimulatedRadio};
 use crate::radio::{Radio, RadioLog, RadioSet};
 use crate::selftest::{self, Verdict};
@@ -163,6 +164,10 @@ async fn run_node(config: &Config, remote_log: &RemoteLog) -> anyhow::Result<()>
 
 fn radios(config: &Config, identity: &Identity, clock: &Arc<dyn Clock>, seed: u64) -> anyhow::Result<Box<dyn Radio>> {
     let mut radios: Vec<Box<dyn Radio>> = Vec::new();
+    for (modem, slot) in config.modem.iter().zip(0u8..) {
+        let folder = config.data_dir.join(format!("modem-{slot}"));
+        radios.push(Box::new(Modem::start(modem, slot, &folder, clock.clone())?));
+    }
     if !config.simulated.is_empty() {
         radios.push(Box::new(SimulatedRadio::new(Setup {
             device: identity.device,

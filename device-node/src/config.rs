@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::radio::simulated::{FleetProfile, ProfileError, SimProfile};
+use crate::radio::modem::ModemConfig;
+use crate::radio::simulated::{FleetProfile, Group, ProfileError, SimProfile};
 
 /// Where the identity, the outbox and the status socket live unless the file or a flag says otherwise.
 pub const DATA_DIR_DEFAULT: &str = "flotilla-node-data";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const NAME_BYTES_MAX: usize = 64;
+/// SIMs of one device.
+const SLOTS_MAX: usize = 32;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -25,8 +28,10 @@ pub enum ConfigError {
     Profile(#[from] ProfileError),
     #[error("this node has no radio: add a [[modem]] or a [[simulated]] section to its configuration")]
     NoRadio,
-    #[error("more radios than the 64 slots of a device")]
+    #[error("more than {SLOTS_MAX} modems and simulated SIMs: run a second node for the rest")]
     TooManySlots,
+    #[error("the port {0} belongs to two [[modem]] sections")]
+    SamePort(PathBuf),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
@@ -61,7 +66,9 @@ pub struct Config {
     /// Attempts taken in before their results are reported.
     pub window: u16,
     pub log: LogConfig,
-    /// Simulated SIMs of this device, for trying things out.
+    /// One SIM slot each, numbered from 0 in this order.
+    pub modem: Vec<ModemConfig>,
+    /// Simulated SIMs of this device, for trying things out; their slots follow the modems'.
     pub simulated: Vec<SimProfile>,
     /// Of what the simulated SIMs do; drawn and printed if it is left out.
     pub seed: Option<u64>,
@@ -74,6 +81,7 @@ impl Default for Config {
             name: None,
             window: 64,
             log: LogConfig::default(),
+            modem: Vec::new(),
             simulated: Vec::new(),
             seed: None,
         }
@@ -101,10 +109,17 @@ impl Config {
         if self.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
             return Err(ConfigError::Name);
         }
+        if self.modem.len() + self.simulated.len() > SLOTS_MAX {
+            return Err(ConfigError::TooManySlots);
+        }
+        for (index, modem) in self.modem.iter().enumerate() {
+            if self.modem[..index].iter().any(|other| other.port == modem.port) {
+                return Err(ConfigError::SamePort(modem.port.clone()));
+            }
+        }
         // The window and the simulated SIMs have the bounds of a fleet's group.
-        let sims = if self.simulated.is_empty() { vec![SimProfile::default()] } else { self.simulated.clone() };
-        let group = crate::radio::simulated::Group { count: 1, window: self.window, sim: sims };
-        Ok(FleetProfile { group: vec![group] }.check()?)
+        let sim = if self.simulated.is_empty() { vec![SimProfile::default()] } else { self.simulated.clone() };
+        Ok(FleetProfile { group: vec![Group { count: 1, window: self.window, sim }] }.check()?)
     }
 
     /// The name that the owner sees.
@@ -159,6 +174,8 @@ mod tests {
             ("name = \"\"", "name"),
             ("window = 0", "window"),
             ("[[simulated]]\nroute = 2.0", "route"),
+            ("[[modem]]\nport = \"/dev/a\"\n[[modem]]\nport = \"/dev/a\"", "/dev/a"),
+            ("[[modem]]\nspeed = 1", "speed"),
             ("[log]\nformat = \"xml\"", "xml"),
         ] {
             let error = load(text).unwrap_err().to_string();

@@ -7,7 +7,7 @@ mod controller;
 mod node;
 mod radio;
 
-pub use controller::{Controller, TestCa};
+pub use controller::{Controller, Peer, TestCa};
 pub use node::Node;
 pub use radio::Script;
 

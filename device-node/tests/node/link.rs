@@ -1,10 +1,9 @@
 //! Devices against a controller of a few lines, over real QUIC: what both sides of the link rely on.
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Controller, Node, TestCa, attempt, dispatch, sim};
 use flotilla_device_node::agent::Exit;
 use flotilla_device_node::enroll::EnrollError;
 use flotilla_device_node::link::ConnectError;
@@ -16,7 +15,6 @@ use flotilla_protocol::wire::{
     Down, EnrollDown, EnrollRefusal, EnrollUp, Held, NotSent, Refusal, ReportKind, SimState, Up, recovery_statement,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use support::{Controller, Node, TestCa, attempt, dispatch, sim};
 
 const NEW: Duration = Duration::ZERO;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -301,8 +299,10 @@ async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key() {
     let (enrolled, ()) = tokio::join!(node.enroll(&controller), serve);
     let identity = enrolled.unwrap();
     assert_eq!(node.enroll(&controller).await.unwrap().device, identity.device, "once more is the same device");
-    let other =
-        flotilla_protocol::enroll_code::EnrollCode { token: support::token(9), ..controller.code(support::token(9)) };
+    let other = flotilla_protocol::enroll_code::EnrollCode {
+        token: crate::support::token(9),
+        ..controller.code(crate::support::token(9))
+    };
     let again = flotilla_device_node::enroll::enroll(&node.links, &node.store, &other, &Default::default()).await;
     assert!(matches!(again, Err(EnrollError::AlreadyEnrolled(_))));
 }

@@ -1,0 +1,5 @@
+//! Nodes against a controller of a few lines, over real QUIC.
+
+mod fleet;
+mod link;
+mod support;
