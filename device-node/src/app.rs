@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{self, AgentHandle, Exit, Parts, machine};
-use crate::cli::{Cli, Command, Simulate};
+use crate::cli::{Cli, Command, ScriptedModem, Simulate};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, kernel, read};
 use crate::enroll::enroll;
@@ -23,7 +23,7 @@ use crate::identity::{Identity, IdentityStore, SoftwareKeys};
 use crate::link::Links;
 use crate::netwatch;
 use crate::outbox::{Options, Outbox};
-use crate::radio::modem::Modem;
+use crate::radio::modem::{Modem, scripted};
 use crate::radio::simulated::{FleetProfile, Setup, SimulatedRadio};
 use crate::radio::{Radio, RadioLog, RadioSet};
 use crate::selftest::{self, Verdict};
@@ -58,6 +58,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Selftest { json } => selftest_here(&config, json).await,
         Command::Status { json } => show_status(&config.data_dir, json).await.map(|()| true),
         Command::Simulate(options) => simulate(&config, &options).await.map(|()| true),
+        Command::ScriptedModem(options) => scripted_modem(options).await.map(|()| true),
         Command::Completions { .. } => Ok(true),
     }
 }
@@ -165,7 +166,7 @@ async fn run_node(config: &Config, remote_log: &RemoteLog) -> anyhow::Result<()>
 fn radios(config: &Config, identity: &Identity, clock: &Arc<dyn Clock>, seed: u64) -> anyhow::Result<Box<dyn Radio>> {
     let mut radios: Vec<Box<dyn Radio>> = Vec::new();
     for (modem, slot) in config.modem.iter().zip(0u8..) {
-        let folder = config.data_dir.join(format!("modem-{slot}"));
+        let folder = config.data_dir.join("modems").join(modem.folder_name());
         radios.push(Box::new(Modem::start(modem, slot, &folder, clock.clone())?));
     }
     if !config.simulated.is_empty() {
@@ -319,6 +320,15 @@ async fn parent_gone() {
     let mut stdin = tokio::io::stdin();
     let mut buffer = [0; 256];
     while !matches!(stdin.read(&mut buffer).await, Ok(0) | Err(_)) {}
+}
+
+// --- scripted-modem -----------------------------------------------------------------------------------------------
+
+async fn scripted_modem(options: ScriptedModem) -> anyhow::Result<()> {
+    let ScriptedModem { profile, transcript, link, report_delay_ms } = options;
+    let options = scripted::ConsoleOptions { profile, transcript, link, report_delay_ms };
+    let lines = tokio::io::BufReader::new(tokio::io::stdin());
+    Ok(scripted::run_console(&options, lines, std::io::stdout()).await?)
 }
 
 // --- selftest, status ---------------------------------------------------------------------------------------------

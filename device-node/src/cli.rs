@@ -54,6 +54,9 @@ pub enum Command {
     },
     /// Carry a fleet of simulated devices in this process.
     Simulate(Simulate),
+    /// Play a modem on a pseudo-terminal, told what to do by lines on standard input.
+    #[command(hide = true)]
+    ScriptedModem(ScriptedModem),
     /// Print a completion script.
     Completions { shell: clap_complete::Shell },
 }
@@ -84,6 +87,22 @@ pub struct Simulate {
     /// Print events as JSON lines: `enrolled`, `online`.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ScriptedModem {
+    /// Whose manners it has: `huawei`, `simcom`, `quectel`, `telit`, `ublox`, `slow`, `direct`, `storing`, `wordy`, `standard`.
+    #[arg(long, default_value = "standard")]
+    pub profile: String,
+    /// Gets a line of JSON for each PDU that is handed over.
+    #[arg(long, value_name = "FILE")]
+    pub transcript: PathBuf,
+    /// A link to the port that stays the same when the modem is unplugged and plugged in.
+    #[arg(long, value_name = "PATH")]
+    pub link: Option<PathBuf>,
+    /// From a submission to its delivery report.
+    #[arg(long, default_value_t = 500, value_name = "MS")]
+    pub report_delay_ms: u64,
 }
 
 #[cfg(test)]

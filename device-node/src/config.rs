@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::radio::modem::ModemConfig;
+use crate::radio::modem::{ModemConfig, ModemConfigError};
 use crate::radio::simulated::{FleetProfile, Group, ProfileError, SimProfile};
 
 /// Where the identity, the outbox and the status socket live unless the file or a flag says otherwise.
@@ -30,6 +30,8 @@ pub enum ConfigError {
     NoRadio,
     #[error("more than {SLOTS_MAX} modems and simulated SIMs: run a second node for the rest")]
     TooManySlots,
+    #[error("{0}")]
+    Modem(#[from] ModemConfigError),
     #[error("the port {0} belongs to two [[modem]] sections")]
     SamePort(PathBuf),
 }
@@ -113,6 +115,7 @@ impl Config {
             return Err(ConfigError::TooManySlots);
         }
         for (index, modem) in self.modem.iter().enumerate() {
+            modem.check()?;
             if self.modem[..index].iter().any(|other| other.port == modem.port) {
                 return Err(ConfigError::SamePort(modem.port.clone()));
             }
@@ -168,6 +171,14 @@ mod tests {
     }
 
     #[test]
+    fn a_modem_is_a_port() {
+        let config =
+            load("[[modem]]\nport = \"/dev/ttyUSB2\"\npin = \"0000\"\n[[modem]]\nport = \"b\"\nbaud = 9600").unwrap();
+        assert_eq!((config.modem.len(), config.modem[0].baud, config.modem[1].baud), (2, 115_200, 9600));
+        assert_ne!(config.modem[0].folder_name(), config.modem[1].folder_name());
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, named) in [
             ("nam = 1", "nam"),
@@ -177,6 +188,10 @@ mod tests {
             ("[[modem]]\nport = \"/dev/a\"\n[[modem]]\nport = \"/dev/a\"", "/dev/a"),
             ("[[modem]]\nspeed = 1", "speed"),
             ("[log]\nformat = \"xml\"", "xml"),
+            ("[[modem]]\nport = \"/dev/ttyUSB0\"\nbaud = 1", "baud"),
+            ("[[modem]]\nport = \"/dev/ttyUSB0\"\npin = \"12\"", "pin"),
+            ("[[modem]]\nport = \"/dev/ttyUSB0\"\npin = 1234", "pin"),
+            ("[[modem]]\nport = \"\"", "port"),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

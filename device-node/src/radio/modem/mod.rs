@@ -31,7 +31,7 @@ use flotilla_protocol::wire::{NotSent, SimInfo};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-pub use settings::{ModemConfig, Pin, PinError};
+pub use settings::{ModemConfig, ModemConfigError, Pin, PinError};
 
 use channel::{Opener, SerialOpener};
 use driver::{Driver, Order};

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::at::to_hex;
+
 const BAUD_DEFAULT: u32 = 115_200;
+const BAUDS: std::ops::RangeInclusive<u32> = 300..=4_000_000;
 const HEALTH_INTERVAL_S: u64 = 30;
 
 /// One `[[modem]]` section.
@@ -43,6 +46,26 @@ impl ModemConfig {
         }
     }
 
+    /// Says what can not be.
+    pub fn check(&self) -> Result<(), ModemConfigError> {
+        if self.port.as_os_str().is_empty() {
+            return Err(ModemConfigError::Port);
+        }
+        if !BAUDS.contains(&self.baud) {
+            return Err(ModemConfigError::Baud(self.baud));
+        }
+        Ok(())
+    }
+
+    /// A name for this modem's folder: the same for the same port, whatever else the configuration holds.
+    pub fn folder_name(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, self.port.as_os_str().as_encoded_bytes());
+        let mark = to_hex(&digest.as_ref()[..4]).to_ascii_lowercase();
+        let name = self.port.file_name().unwrap_or_default().to_string_lossy();
+        let plain = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).take(40);
+        format!("{}-{mark}", plain.collect::<String>())
+    }
+
     pub(super) fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.port.display().to_string())
     }
@@ -61,6 +84,15 @@ impl ModemConfig {
 
 fn baud_default() -> u32 {
     BAUD_DEFAULT
+}
+
+/// Why a `[[modem]]` section can not be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ModemConfigError {
+    #[error("`port` of a [[modem]] is empty; set it to a serial port such as /dev/serial/by-id/...")]
+    Port,
+    #[error("`baud` of a [[modem]] is {0}; set it to 300 to 4000000, or leave it out for 115200")]
+    Baud(u32),
 }
 
 /// A SIM's PIN: 4 to 8 digits, never shown.
