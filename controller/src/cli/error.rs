@@ -32,10 +32,25 @@ pub(super) enum CliError {
     Usage(String),
     #[error("{path}: {cause}")]
     File { path: String, cause: io::Error },
+    /// Nobody can say how much was accepted, but with the same key it does not matter.
+    #[error("{cause}; repeat the upload with --idempotency-key {key}: nothing is sent twice then")]
+    Interrupted { cause: Box<CliError>, key: String },
     #[error("tls can not be set up: {0}")]
     Tls(String),
     #[error("the output can not be written")]
     Output(io::Error),
+}
+
+impl CliError {
+    /// It may go well later, although nobody changes the request.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { .. } => true,
+            Self::NotOurs { status, .. } => *status >= 500,
+            Self::Problem(problem) => problem.may_be_repeated(),
+            _ => false,
+        }
+    }
 }
 
 /// What a controller refuses with: `application/problem+json`.
@@ -47,6 +62,12 @@ pub(super) struct Problem {
     field: Option<String>,
     line: Option<u64>,
     column: Option<u64>,
+}
+
+impl Problem {
+    pub(super) fn may_be_repeated(&self) -> bool {
+        matches!(self.status, 429 | 500..)
+    }
 }
 
 impl fmt::Display for Problem {

@@ -11,6 +11,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::time::sleep;
 
 use super::error::{CliError, Problem, causes};
@@ -222,23 +223,13 @@ fn place(url: &Url) -> String {
 }
 
 pub(super) fn unreachable(url: &Url, error: &reqwest::Error) -> CliError {
-    let cause = error.source_text();
+    // What is above it is "error sending request for url", with the whole query.
+    let cause = match (error.is_timeout(), std::error::Error::source(error)) {
+        (true, _) => "it took too long".to_owned(),
+        (false, Some(below)) => causes(below),
+        (false, None) => causes(error),
+    };
     CliError::Connect { url: place(url), cause }
-}
-
-trait SourceText {
-    fn source_text(&self) -> String;
-}
-
-impl SourceText for reqwest::Error {
-    /// What is below "error sending request for url", which would repeat the query.
-    fn source_text(&self) -> String {
-        match (self.is_timeout(), std::error::Error::source(self)) {
-            (true, _) => "it took too long".to_owned(),
-            (false, Some(below)) => causes(below),
-            (false, None) => causes(self),
-        }
-    }
 }
 
 /// Reads an answer to its end.
@@ -249,6 +240,16 @@ pub(super) async fn whole(response: Response) -> Result<Answer, CliError> {
     let url = response.url().clone();
     let body = response.bytes().await.map_err(|error| unreachable(&url, &error))?;
     Ok(Answer { url: place(&url), body })
+}
+
+/// Reads an answer to its end, whatever its status, if a controller gave it.
+pub(super) async fn read(response: Response) -> Result<Answer, CliError> {
+    let (url, status) = (response.url().clone(), response.status());
+    let body = response.bytes().await.map_err(|error| unreachable(&url, &error))?;
+    match serde_json::from_slice::<&RawValue>(&body) {
+        Ok(_) => Ok(Answer { url: place(&url), body }),
+        Err(_) => Err(CliError::NotOurs { url: place(&url), status: status.as_u16() }),
+    }
 }
 
 /// What an answer that is not a success says.

@@ -39,8 +39,16 @@ pub(super) trait Listed: DeserializeOwned {
 
 #[derive(Deserialize)]
 struct Page<T> {
+    #[serde(alias = "rows")]
     items: Vec<T>,
     next: Option<String>,
+    /// Of statistics.
+    #[serde(default = "yes")]
+    complete: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What is left of a page when only its length and its end matter.
@@ -59,11 +67,14 @@ pub(super) async fn list<'a, T: Listed>(
         let ask = ask().query("limit", Some(page.to_string())).query("cursor", cursor.as_deref());
         let answer = ask.answer().await?;
         let (rows, next) = if session.json {
-            let Page::<Any> { items, next } = answer.view()?;
+            let Page::<Any> { items, next, .. } = answer.view()?;
             print(&answer.line())?;
             (items.len(), next)
         } else {
-            let Page::<T> { items, next } = answer.view()?;
+            let Page::<T> { items, next, complete } = answer.view()?;
+            if !complete {
+                note("the statistics are being built anew: the counters are too low for now");
+            }
             let rows = items.len();
             if rows > 0 {
                 let cells = items.into_iter().map(|item| item.cells(&session.screen));

@@ -5,13 +5,27 @@
 //! that a script sees exactly what `curl` would have shown it.
 
 mod audit;
+mod bulk;
+mod ca;
+mod devices;
+mod enroll;
 mod error;
+mod events;
+mod health;
 mod http;
+mod inbound;
+mod keys;
 mod list;
+mod messages;
+mod send;
 mod show;
+mod sims;
+mod sse;
+mod stats;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod when;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
@@ -25,9 +39,39 @@ use show::Screen;
 /// Commands for a running controller.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
-    /// Organisations: create, disable, enable (root key)
-    #[command(subcommand_required = true)]
+    /// Send a text
+    #[command(after_help = send::EXAMPLE)]
+    Send(Box<Call<send::Send>>),
+    /// Look at messages, cancel them, send many
+    Messages(Group<messages::Messages>),
+    /// What the gateways received
+    #[command(after_help = inbound::EXAMPLE)]
+    Inbound(Call<inbound::Inbound>),
+    /// Gateways: look, name, drain, revoke
+    Devices(Group<devices::Devices>),
+    /// SIMs: look, name
+    Sims(Group<sims::Sims>),
+    /// Invite a gateway: draws the QR code that it scans
+    #[command(after_help = enroll::EXAMPLE)]
+    Enroll(Call<enroll::Enroll>),
+    /// The fleet at a glance, and what to look at
+    #[command(after_help = health::EXAMPLE)]
+    Health(Call<health::Health>),
+    /// Counters by time and by what they are about
+    #[command(after_help = stats::EXAMPLE)]
+    Stats(Call<stats::Stats>),
+    /// Follow what happens, as it happens
+    #[command(after_help = events::EXAMPLE)]
+    Events(Call<events::Events>),
+    /// API keys
+    Keys(Group<keys::Keys>),
+    /// Organisations (root key)
     Tenants(Group<tenants::Tenants>),
+    /// The certificate authority
+    Ca(Group<ca::Ca>),
+    /// Certificates of the devices
+    #[command(after_help = ca::CERTIFICATES_EXAMPLE)]
+    Certificates(Call<ca::Certificates>),
     /// Who changed what
     #[command(after_help = audit::EXAMPLE)]
     Audit(Call<audit::Audit>),
@@ -124,9 +168,25 @@ pub async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
 }
 
 async fn dispatch(command: ClientCommand) -> Result<ExitCode, CliError> {
+    use ClientCommand as C;
     match command {
-        ClientCommand::Tenants(Group { options, command }) => command.run(&Session::open(&options)?).await?,
-        ClientCommand::Audit(Call { options, args }) => args.run(&Session::open(&options)?).await?,
+        C::Send(call) => {
+            let Call { options, args } = *call;
+            return args.run(&Session::open(&options)?).await;
+        }
+        C::Messages(Group { options, command }) => return command.run(&Session::open(&options)?).await,
+        C::Inbound(Call { options, args }) => args.run(&Session::open(&options)?).await?,
+        C::Devices(Group { options, command }) => command.run(&Session::open(&options)?).await?,
+        C::Sims(Group { options, command }) => command.run(&Session::open(&options)?).await?,
+        C::Enroll(Call { options, args }) => args.run(&Session::open(&options)?).await?,
+        C::Health(Call { options, args }) => args.run(&Session::open(&options)?).await?,
+        C::Stats(Call { options, args }) => args.run(&Session::open(&options)?).await?,
+        C::Events(Call { options, args }) => args.run(&Session::open(&options)?).await?,
+        C::Keys(Group { options, command }) => command.run(&Session::open(&options)?).await?,
+        C::Tenants(Group { options, command }) => command.run(&Session::open(&options)?).await?,
+        C::Ca(Group { options, command }) => command.run(&Session::open(&options)?).await?,
+        C::Certificates(Call { options, args }) => args.run(&Session::open(&options)?).await?,
+        C::Audit(Call { options, args }) => args.run(&Session::open(&options)?).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -126,6 +126,10 @@ impl Screen {
         }
     }
 
+    pub(super) fn now_text(&self) -> String {
+        self.time(&Timestamp::now().to_string())
+    }
+
     /// How long ago, or in how long.
     pub(super) fn ago(&self, rfc3339: &str) -> String {
         let Ok(at) = rfc3339.parse::<Timestamp>() else { return rfc3339.to_owned() };
@@ -144,6 +148,29 @@ impl Screen {
             return String::new();
         }
         format!("{} ({})", self.time(rfc3339), self.ago(rfc3339))
+    }
+
+    /// The start of an hour or a day. To the minute, since nothing shorter is counted.
+    pub(super) fn hour(&self, rfc3339: &str) -> String {
+        match rfc3339.parse::<Timestamp>() {
+            Ok(at) => at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M").to_string(),
+            Err(_) => rfc3339.to_owned(),
+        }
+    }
+
+    /// Half blocks, in their own colours: a QR code in a light terminal's colours would be a negative. None when the lines
+    /// would be broken.
+    pub(super) fn picture(&self, blocks: &str) -> Option<String> {
+        let wide = blocks.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        if self.width.is_some_and(|width| wide > usize::from(width)) {
+            return None;
+        }
+        let known = |line: &str| line.chars().filter(|c| matches!(c, ' ' | '▀' | '▄' | '█')).collect::<String>();
+        let draw = |line: &str| match self.color {
+            true => format!("\u{1b}[38;5;231;48;5;16m{}\u{1b}[0m\n", known(line)),
+            false => known(line) + "\n",
+        };
+        Some(blocks.lines().map(draw).collect())
     }
 
     /// A title above a part of a longer answer.

@@ -7,7 +7,6 @@ use super::ClientCommand;
 #[derive(Debug, Parser)]
 struct Flotilla {
     #[command(subcommand)]
-    #[expect(dead_code, reason = "only parsed")]
     command: ClientCommand,
 }
 

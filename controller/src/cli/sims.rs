@@ -1,0 +1,128 @@
+//! `flotilla sims`: the cards in the gateways.
+
+use clap::Subcommand;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Session;
+use super::error::CliError;
+use super::list::{Listed, Paging, list};
+use super::show::{Column, Screen};
+
+#[derive(Debug, Subcommand)]
+pub enum Sims {
+    /// List SIMs, the longest known first
+    #[command(after_help = "Example:\n  flotilla sims list --device dev_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    List {
+        /// Only those in this device
+        #[arg(long, value_name = "ID")]
+        device: Option<String>,
+        #[command(flatten)]
+        paging: Paging,
+    },
+    /// Show one SIM
+    #[command(after_help = "Example:\n  flotilla sims get sim_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    Get {
+        /// sim_...
+        id: String,
+    },
+    /// Give it a name
+    #[command(after_help = "Example:\n  flotilla sims rename sim_01kaqmpxm0e8xs6bhkrg5jrqzt 'Vodacom 1'")]
+    Rename {
+        /// sim_...
+        id: String,
+        /// Up to 64 bytes
+        name: String,
+    },
+}
+
+impl Sims {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let client = &session.client;
+        let ask = match self {
+            Self::List { device, paging } => {
+                return list::<Sim>(session, &paging, || client.get(&["sims"]).query("device", device.as_deref()))
+                    .await;
+            }
+            Self::Get { id } => client.get(&["sims", &id]),
+            Self::Rename { id, name } => client.patch(&["sims", &id]).json(&json!({"name": name})),
+        };
+        let answer = ask.answer().await?;
+        session.print(&answer, |screen| Ok(answer.view::<Sim>()?.facts(screen)))
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Sim {
+    id: String,
+    name: String,
+    iccid: String,
+    imsi: Option<String>,
+    msisdn: Option<String>,
+    operator: String,
+    plmn: Option<String>,
+    device: Option<String>,
+    slot: Option<u8>,
+    online: bool,
+    first_seen_at: String,
+    last_seen_at: String,
+    state: Option<String>,
+    signal_dbm: Option<i16>,
+    registration: Option<String>,
+    serving: Option<String>,
+}
+
+impl Sim {
+    /// What it is fit for, as far as anybody knows.
+    fn state(&self) -> String {
+        match (self.online, &self.state) {
+            (false, _) => "offline".to_owned(),
+            (true, Some(state)) => state.clone(),
+            (true, None) => "online".to_owned(),
+        }
+    }
+
+    fn signal(&self) -> String {
+        self.signal_dbm.map(|dbm| format!("{dbm} dBm")).unwrap_or_default()
+    }
+
+    fn facts(self, screen: &Screen) -> String {
+        let (state, signal) = (self.state(), self.signal());
+        screen.facts([
+            ("id", self.id),
+            ("name", self.name),
+            ("state", state),
+            ("number", self.msisdn.unwrap_or_default()),
+            ("operator", self.operator),
+            ("home network", self.plmn.unwrap_or_default()),
+            ("registration", self.registration.unwrap_or_default()),
+            ("serving network", self.serving.unwrap_or_default()),
+            ("signal", signal),
+            ("ICCID", self.iccid),
+            ("IMSI", self.imsi.unwrap_or_default()),
+            ("device", self.device.unwrap_or_default()),
+            ("slot", self.slot.map(|slot| slot.to_string()).unwrap_or_default()),
+            ("first seen", screen.time_and_ago(&self.first_seen_at)),
+            ("last seen", screen.time_and_ago(&self.last_seen_at)),
+        ])
+    }
+}
+
+impl Listed for Sim {
+    const COLUMNS: &'static [Column] = &[
+        Column::Whole("id"),
+        Column::Whole("state"),
+        Column::Whole("number"),
+        Column::Cut("name"),
+        Column::Cut("operator"),
+        Column::Cut("signal"),
+        Column::Cut("device"),
+    ];
+    const NONE: &'static str = "there are no SIMs yet; they show up when their device connects";
+
+    fn cells(self, _: &Screen) -> Vec<String> {
+        let (state, signal) = (self.state(), self.signal());
+        let (number, device) = (self.msisdn.unwrap_or_default(), self.device.unwrap_or_default());
+        vec![self.id, state, number, self.name, self.operator, signal, device]
+    }
+}
