@@ -27,7 +27,9 @@ pub(super) struct Parser {
     /// A carriage return has ended a line; a line feed right behind it belongs to it.
     after_cr: bool,
     begun: bool,
+    /// Of the event that is being read; it counts when that is complete.
     id: String,
+    last_id: String,
     kind: String,
     data: String,
 }
@@ -35,11 +37,11 @@ pub(super) struct Parser {
 impl Parser {
     /// After `id`, where a stream is resumed.
     pub(super) fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), ..Self::default() }
+        Self { id: id.to_owned(), last_id: id.to_owned(), ..Self::default() }
     }
 
     pub(super) fn last_id(&self) -> &str {
-        &self.id
+        &self.last_id
     }
 
     /// The events that these bytes complete.
@@ -91,6 +93,7 @@ impl Parser {
 
     fn dispatch(&mut self) -> Option<SseEvent> {
         let (kind, mut data) = (std::mem::take(&mut self.kind), std::mem::take(&mut self.data));
+        self.id.clone_into(&mut self.last_id);
         if data.is_empty() {
             return None;
         }
