@@ -182,7 +182,8 @@ impl Channel {
     pub(super) async fn resync(&mut self, tries: u32) -> Result<(), ChannelError> {
         for _ in 0..tries {
             self.chat.abandon();
-            self.write(&[ESC]).await?;
+            // The CR keeps a modem that was at no prompt from reading the ESC as the first letter of the next command.
+            self.write(&[ESC, b'\r']).await?;
             self.quiet().await?;
             match self.exchange(Command::new("AT"), self.timing.command.min(WAKE_WAIT)).await {
                 Ok(_) => return self.quiet().await,
@@ -201,8 +202,8 @@ impl Channel {
     /// Tells a modem that does not answer to start anew. Whether it listens shows when it comes back.
     pub(super) async fn reset(&mut self) -> Result<(), ChannelError> {
         self.chat.abandon();
-        self.write(&[ESC]).await?;
-        self.write(b"\rAT+CFUN=1,1\r").await
+        self.write(&[ESC, b'\r']).await?;
+        self.write(b"AT+CFUN=1,1\r").await
     }
 
     async fn exchange(&mut self, command: Command, within: Duration) -> Result<Answer, ChannelError> {

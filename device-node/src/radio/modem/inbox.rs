@@ -188,3 +188,122 @@ impl Inbox {
 fn reassembler(age_max_ms: u64) -> Reassembler<u64> {
     Reassembler::new(Limits { messages_max: MESSAGES_MAX, age_max_ms })
 }
+
+#[cfg(test)]
+mod tests {
+    use flotilla_protocol::address::Address;
+    use flotilla_protocol::sms::tpdu::{DataCoding, Status, Timestamp};
+    use flotilla_protocol::sms::{EncodeOptions, plan, segments};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Now = Now { boot_ms: 1000, unix_ms: 1_767_000_000_000 };
+
+    fn deliver(text: &str) -> Vec<Deliver> {
+        let plan = plan(text, &EncodeOptions::default()).unwrap();
+        let deliver = |segment: flotilla_protocol::sms::Segment| Deliver {
+            more_messages: false,
+            loop_prevention: false,
+            reply_path: false,
+            status_report: false,
+            from: Address::Alphanumeric("Benki".to_owned()),
+            protocol_id: 0,
+            coding: DataCoding::new(segment.encoding, None),
+            sent: Some(Timestamp::utc(NOW.unix_ms)),
+            user_data: segment.into(),
+        };
+        segments(text, &plan, 7).into_iter().map(deliver).collect()
+    }
+
+    fn place(index: u16) -> Source {
+        Source::Stored { memory: "SM".to_owned(), index }
+    }
+
+    fn inbound(taken: &Taken) -> Option<(&str, u64)> {
+        taken.events.iter().find_map(|event| match event {
+            RadioEvent::Inbound { text, token, .. } => Some((text.as_str(), *token)),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn flash_and_kept_waiting_messages_are_delivered_and_silent_ones_are_not() {
+        // Class 0; voicemail, store; voicemail, discard. All of them in GSM-7.
+        for (dcs, protocol_id, is_told) in [(0x10, 0, true), (0xd8, 0, true), (0xc8, 0, false), (0x00, TYPE_0, false)] {
+            let mut inbox = Inbox::new(0, 1000);
+            let message = Deliver { coding: DataCoding(dcs), protocol_id, ..deliver("Piga 100").remove(0) };
+            let taken = inbox.take(&message.encode().unwrap(), place(1), NOW);
+            assert_eq!(inbound(&taken).map(|(text, _)| text), is_told.then_some("Piga 100"), "{dcs:#x}");
+            assert_eq!(taken.forget.is_empty(), is_told, "{dcs:#x}");
+        }
+    }
+
+    #[test]
+    fn parts_go_only_when_the_whole_is_stored() {
+        let mut inbox = Inbox::new(0, 1000);
+        let parts: Vec<_> = deliver(&"Ndiyo, Şimdi ".repeat(20)).iter().map(|part| part.encode().unwrap()).collect();
+        let (last, first) = parts.split_last().unwrap();
+        for (index, part) in (1..).zip(first) {
+            assert!(inbound(&inbox.take(part, place(index), NOW)).is_none());
+        }
+        assert_eq!(inbox.waiting_in_storage().len(), first.len());
+        // The network repeats the first part: the copy goes, the part stays.
+        assert_eq!(inbox.take(&first[0], place(90), NOW).forget, [place(90)]);
+        // A sweep that finds a known place changes nothing.
+        assert!(inbox.take(&first[0], place(1), NOW).forget.is_empty());
+        let taken = inbox.take(last, place(99), NOW);
+        let (_, token) = inbound(&taken).unwrap();
+        assert!(inbox.waiting_in_storage().is_empty());
+        let mut gone = inbox.stored(token);
+        gone.sort_by_key(|source| matches!(source, Source::Stored { index: 99, .. }));
+        assert_eq!(gone.len(), parts.len());
+        assert_eq!(gone.last(), Some(&place(99)));
+        assert!(inbox.stored(token).is_empty());
+        assert!(!inbox.holds(&place(1)));
+    }
+
+    #[test]
+    fn reports_of_temporary_states_are_forgotten_at_once() {
+        let report = |status| StatusReport {
+            more_messages: false,
+            loop_prevention: false,
+            about_command: false,
+            message_reference: 9,
+            to: Address::Short("100".to_owned()),
+            sent: None,
+            discharged: None,
+            status: Status(status),
+        };
+        let mut inbox = Inbox::new(0, 1000);
+        let pending = inbox.take(&report(0x21).encode().unwrap(), place(1), NOW);
+        assert_eq!((pending.events.len(), pending.forget), (0, vec![place(1)]));
+        let done = inbox.take(&report(0).encode().unwrap(), place(2), NOW);
+        let [RadioEvent::StatusReport { delivery: Delivery::Delivered, token, .. }] = done.events.as_slice() else {
+            panic!("{done:?}")
+        };
+        assert_eq!(inbox.stored(*token), [place(2)]);
+    }
+
+    proptest! {
+        /// Whatever comes: each TPDU is told, held, forgotten or unreadable, and everything told can be let go.
+        #[test]
+        fn nothing_is_lost_track_of(tpdus in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..30)) {
+            let mut inbox = Inbox::new(0, 1000);
+            let mut tokens = Vec::new();
+            for (index, tpdu) in (0..).zip(&tpdus) {
+                let taken = inbox.take(tpdu, place(index), NOW);
+                let is_forgotten = taken.forget.contains(&place(index));
+                prop_assert!(taken.unreadable || is_forgotten || inbox.holds(&place(index)));
+                tokens.extend(taken.events);
+            }
+            tokens.extend(inbox.expire(Now { boot_ms: 10_000, ..NOW }));
+            for event in tokens {
+                if let RadioEvent::Inbound { token, .. } | RadioEvent::StatusReport { token, .. } = event {
+                    prop_assert!(!inbox.stored(token).is_empty());
+                }
+            }
+            prop_assert!(inbox.places.is_empty());
+        }
+    }
+}
