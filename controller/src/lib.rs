@@ -4,9 +4,11 @@
 //! journal into what people query; `api` and `cli` are the doors. `app` wires one node together.
 
 pub mod api;
+pub mod app;
 pub mod ca;
 pub mod cli;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod domain;
 pub mod fleet;

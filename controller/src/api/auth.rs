@@ -105,7 +105,7 @@ impl Caller {
         if self.is_root() {
             return Ok(());
         }
-        let detail = "only the installation's root key may do that; see `flotilla keys root --help`";
+        let detail = "only the installation's root key may do that; see `flotilla root-key --help`";
         Err(Problem::new(Code::Forbidden, detail))
     }
 }

@@ -63,8 +63,7 @@ pub async fn list(
         from_ms: params::moment("since", query.since.as_deref())?,
         until_ms: params::moment("until", query.until.as_deref())?,
     };
-    api.rows_caught_up(who.tenant).await?;
-    let found = api.stores.rows.inbound(who.tenant, filter, page).await.map_err(|error| store_problem(&error))?;
+    let found = api.rows.inbound(who.tenant, filter, page).await.map_err(|error| store_problem(&error))?;
     let items = found.items.iter().map(InboundView::of).collect();
     Ok(json::ok(&Page { items, next: found.next.map(|cursor| cursor.to_string()) }))
 }

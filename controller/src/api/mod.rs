@@ -30,7 +30,6 @@ pub mod time;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use flotilla_protocol::id::{ShardId, TenantId};
 use metrics::{Counter, counter};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +40,7 @@ use crate::config::Limits;
 use crate::fleet::devices::Devices;
 use crate::fleet::enrollments::Enrollments;
 use crate::fleet::sims::Sims;
-use crate::follow::FollowHandle;
+use crate::follow::RowsReader;
 use crate::follow::aggregates::Aggregates;
 use crate::follow::live::Live;
 use crate::gateway::GatewayHandle;
@@ -61,8 +60,8 @@ pub struct State {
     pub pins: Pins,
     pub stores: Stores,
     pub shards: Shards,
-    /// The follower that writes message rows: queries wait for it.
-    pub rows: FollowHandle,
+    /// The rows, as far as they are committed.
+    pub rows: RowsReader,
     pub aggregates: Aggregates,
     pub devices: Devices,
     pub sims: Sims,
@@ -109,12 +108,6 @@ impl Api {
 
     pub fn now_ms(&self) -> u64 {
         self.clock.now().unix_ms
-    }
-
-    /// Returns when the rows hold everything of the tenant that was committed before: whoever was answered 202 finds it.
-    pub async fn rows_caught_up(&self, tenant: TenantId) -> Result<(), Problem> {
-        let shard = ShardId::of(tenant, self.stores.journal.shards());
-        self.rows.caught_up(shard).await.map_err(|error| store_problem(&error))
     }
 }
 
@@ -165,3 +158,6 @@ fn not_leading() -> Problem {
 fn disk_full() -> Problem {
     Problem::new(Code::DiskFull, "the controller's disk is full, nothing was changed; free some space").retry_after(30)
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,7 +73,7 @@ pub fn router(api: Api) -> Router {
     router
         .route("/openapi.json", get(move || async move { document_answer(text) }))
         .route("/docs", get(async || Html(DOCS)))
-        .fallback(async || Problem::not_found("endpoint"))
+        .fallback(async || Problem::new(Code::NotFound, "there is no such endpoint; see /docs"))
         .method_not_allowed_fallback(async || {
             Problem::new(Code::MethodNotAllowed, "this endpoint has other methods; see /docs")
         })

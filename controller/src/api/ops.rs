@@ -50,7 +50,7 @@ pub async fn health() -> Response {
 #[derive(Serialize, ToSchema)]
 #[schema(title = "Readiness")]
 pub struct Readiness {
-    ready: bool,
+    pub ready: bool,
     /// Shards that this controller leads, of how many.
     shards_led: usize,
     shards: u16,
@@ -73,18 +73,25 @@ pub struct Readiness {
     )
 )]
 pub async fn ready(State(api): State<Api>) -> Response {
-    let readiness = Readiness::of(&api);
+    let readiness = Readiness::of(&api).await;
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    std::future::ready(json::answer(status, &readiness)).await
+    json::answer(status, &readiness)
 }
 
 impl Readiness {
-    fn of(api: &Api) -> Self {
-        let shards_led = api.shards.all().len();
+    pub async fn of(api: &Api) -> Self {
+        let led = api.shards.all();
+        let mut working = 0;
+        for shard in &led {
+            working += usize::from(shard.status().await.is_ok());
+        }
+        let shards_led = led.len();
         let because = if api.closing.is_cancelled() {
             Some("the controller is shutting down")
         } else if shards_led == 0 {
             Some("no shard is led")
+        } else if working < shards_led {
+            Some("some shards are starting")
         } else {
             None
         };

@@ -62,7 +62,7 @@ pub struct SimView {
     serving: Option<String>,
 }
 
-pub(super) const fn state_name(state: SimState) -> &'static str {
+pub(crate) const fn state_name(state: SimState) -> &'static str {
     match state {
         SimState::Ready => "ready",
         SimState::Absent => "absent",
@@ -74,7 +74,7 @@ pub(super) const fn state_name(state: SimState) -> &'static str {
     }
 }
 
-const fn registration_name(registration: Registration) -> &'static str {
+pub(crate) const fn registration_name(registration: Registration) -> &'static str {
     match registration {
         Registration::Unknown => "unknown",
         Registration::NotRegistered => "not_registered",

@@ -80,6 +80,10 @@ impl Secret {
         digits.len() == DIGITS && digits.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
     }
 
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::is_one(text).then(|| Self(text.to_owned()))
+    }
+
     pub fn expose(&self) -> &str {
         &self.0
     }

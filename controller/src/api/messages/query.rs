@@ -90,8 +90,7 @@ pub async fn list(State(api): State<Api>, who: In<Read>, Query(query): Query<Lis
     let page =
         StorePage { limit: params::limit(query.limit)?, cursor: params::parse("cursor", query.cursor.as_deref())? };
     let filter = query.filter()?;
-    api.rows_caught_up(who.tenant).await?;
-    let found = api.stores.rows.list(who.tenant, filter, page).await.map_err(|error| store_problem(&error))?;
+    let found = api.rows.list(who.tenant, filter, page).await.map_err(|error| store_problem(&error))?;
     let items = found.items.iter().map(MessageView::short).collect();
     Ok(json::ok(&Page { items, next: found.next.map(|cursor| cursor.to_string()) }))
 }
@@ -105,8 +104,7 @@ pub async fn list(State(api): State<Api>, who: In<Read>, Query(query): Query<Lis
     ))
 )]
 pub async fn get(State(api): State<Api>, who: In<Read>, Id(id): Id<MessageId>) -> Result<Response, Problem> {
-    api.rows_caught_up(who.tenant).await?;
-    let found = api.stores.rows.get(who.tenant, id).await.map_err(|error| store_problem(&error))?;
+    let found = api.rows.get(who.tenant, id).await.map_err(|error| store_problem(&error))?;
     let record = found.ok_or_else(|| Problem::not_found("message"))?;
     Ok(json::ok(&MessageView::whole(&record)))
 }

@@ -21,7 +21,6 @@ use crate::api::problem::{Code, Problem};
 use crate::api::{Api, busy, disk_full, examples, json, not_leading, store_problem};
 use crate::domain::message::{Priority, Submission};
 use crate::shard::{AcceptError, AcceptRequest, Acceptance, RequestKey};
-use crate::store::IDEMPOTENCY_MS;
 
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 /// Tells that an answer is that of an earlier request with the same key.
@@ -120,8 +119,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Prob
 
 /// Looks for a key that was used before in the rows. The shard knows those that are too young to be there.
 pub(super) async fn look_up(api: &Api, tenant: TenantId, key: RequestKey) -> Result<Option<Vec<MessageId>>, Problem> {
-    let since_ms = api.now_ms().saturating_sub(IDEMPOTENCY_MS);
-    let found = api.stores.rows.idempotent(tenant, key.key, since_ms).await.map_err(|error| store_problem(&error))?;
+    let found = api.rows.idempotent(tenant, key.key, api.now_ms()).await.map_err(|error| store_problem(&error))?;
     match found {
         None => Ok(None),
         Some(used) if used.request == key.request => Ok(Some(used.messages)),
@@ -136,7 +134,7 @@ pub(super) async fn accept(
     submissions: Vec<Submission>,
 ) -> Result<Acceptance, AcceptError> {
     let (messages, segments) = (submissions.len() as u64, submissions.iter().map(|m| u64::from(m.segments)).sum());
-    let shard = api.shards.of(tenant)?;
+    let shard = api.shards.of(tenant).map_err(|_| AcceptError::NotLeading)?;
     let acceptance = shard.accept(AcceptRequest { tenant, idempotency, submissions }).await?;
     if !acceptance.replayed {
         api.counters.accepted.increment(messages);

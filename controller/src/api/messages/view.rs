@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::api::time::Time;
 use crate::domain::event::Inbound;
-use crate::domain::message::{Duplicates, Failure, Pin, Priority};
+use crate::domain::message::{Duplicates, Failure, MessageState, Pin, Priority};
 use crate::domain::record::{MessageRecord, Step};
 
 /// A message and how far it has come.
@@ -136,7 +136,10 @@ impl<'a> MessageView<'a> {
             data,
             port,
             segments: submission.segments,
-            segments_delivered: record.segments_delivered.count_ones(),
+            segments_delivered: match record.state {
+                MessageState::Delivered => submission.segments.into(),
+                _ => record.segments_delivered.count_ones(),
+            },
             priority: submission.priority,
             duplicates: submission.duplicates,
             flash: submission.flash,

@@ -151,25 +151,29 @@ impl Table {
         if !columns.contains(&Column::To) {
             return Err(wrong("the column to is missing; the first line has to name the columns".to_owned()));
         }
-        let position = reader.position();
-        Ok((Self { delimiter, columns }, bom + position.byte() as usize, position.line()))
+        let begin = skip_line_ends(bytes, bom + reader.position().byte() as usize);
+        Ok((Self { delimiter, columns }, begin, 1 + line_ends(&bytes[..begin])))
     }
 
     fn parse(&self, bytes: &[u8], first_line: u64, now_ms: u64, parsed: &mut Parsed) {
         let mut reader = reader(bytes, self.delimiter);
         let mut record = csv::ByteRecord::new();
+        // The reader counts records' ends, of which there may be none, one or two characters; we count lines.
+        let (mut line, mut counted) = (first_line, 0);
         loop {
             match reader.read_byte_record(&mut record) {
                 Ok(false) => return,
                 Ok(true) => {
-                    let line = first_line + record.position().map_or(0, |position| position.line() - 1);
+                    let start = record.position().map_or(counted, |at| skip_line_ends(bytes, at.byte() as usize));
+                    line += line_ends(&bytes[counted..start]);
+                    counted = start;
                     let request = self.request(&record);
                     parsed.add(line, request.and_then(|request| check(request, PRIORITY, now_ms)));
                 }
                 // Reading memory can not fail, and records are flexible: there is nothing else it could be.
                 Err(error) => {
                     let detail = format!("not readable as CSV: {error}");
-                    parsed.add(first_line, Err(Problem::new(Code::InvalidCsv, detail)));
+                    parsed.add(line, Err(Problem::new(Code::InvalidCsv, detail)));
                     return;
                 }
             }
@@ -211,6 +215,15 @@ impl Table {
         }
         Ok(request)
     }
+}
+
+/// The first place from `at` on that is no line's end.
+fn skip_line_ends(bytes: &[u8], at: usize) -> usize {
+    bytes[at..].iter().position(|byte| !b"\r\n".contains(byte)).map_or(bytes.len(), |more| at + more)
+}
+
+fn line_ends(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
 fn reader(bytes: &[u8], delimiter: u8) -> csv::Reader<&[u8]> {

@@ -1,0 +1,191 @@
+//! Puts one node together, a function for each subsystem, and takes it apart again in the right order.
+//!
+//! ```text
+//! stores ── followers (rows, aggregates) ── trimmer
+//!   ├───── shards (under the coordinator)
+//!   ├───── CA, fleet ── gateway (devices)
+//!   └───── API (clients)
+//! ```
+//! Going down: no new requests, then the links, then the shards with what they have begun, then the followers.
+
+mod parts;
+pub mod root_key;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::future::select_all;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::server::{self, ServerLimits, listen};
+use crate::api::{Api, openapi, ops};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::shard::ShardSupervisor;
+use crate::store::{Catalog, Journal, Rows, Stores};
+use crate::telemetry;
+use parts::Followers;
+
+const READY_LOOK: Duration = Duration::from_millis(10);
+const STORES_GONE: Duration = Duration::from_secs(5);
+/// What was used last, lags and the like are written this often.
+const UPKEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// A running node.
+pub struct Node {
+    pub http_addr: SocketAddr,
+    pub quic_addr: SocketAddr,
+    /// The root key's file, if this start has made it.
+    pub new_root_key: Option<PathBuf>,
+    pub api: Api,
+    closing: CancellationToken,
+    servers: Vec<JoinHandle<()>>,
+    upkeep: JoinHandle<()>,
+    shards: ShardSupervisor,
+    followers: Followers,
+}
+
+/// Starts everything. What listens comes last, so nobody is answered before all is there.
+pub async fn start(config: &Config) -> anyhow::Result<Node> {
+    make_data_dir(config)?;
+    let metrics = telemetry::metrics()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let closing = CancellationToken::new();
+    let stores = parts::open_stores(config).await?;
+    let new_root_key = root_key::ensure(config, &*stores.catalog).await?;
+    let http = listen(config.http.addr, "http.addr").await?;
+    let followers = parts::start_followers(config, &stores).await?;
+    let shards = parts::start_shards(&stores, &followers, &clock).await?;
+    let fleet = parts::open_fleet(config, &stores, &clock).await?;
+    let gateway = parts::start_gateway(config, &stores, &fleet, shards.shards(), &followers, &clock).await?;
+    let quic_addr = gateway.local_addr();
+    let api = parts::make_api(config, &stores, &followers, shards.shards(), fleet, gateway, clock, closing.clone());
+    let upkeep = tokio::spawn(upkeep(api.clone(), metrics.clone()));
+
+    let limits = ServerLimits {
+        connections_max: config.http.connections_max,
+        header_timeout: Duration::from_secs(config.http.header_timeout_s.into()),
+        drain: Duration::from_secs(config.http.drain_s.into()),
+    };
+    let http_addr = http.local_addr().context("the HTTP listener has no address")?;
+    let mut router = openapi::router(api.clone());
+    let mut servers = Vec::new();
+    let metrics_routes = ops::metrics_routes(metrics);
+    match config.http.metrics_addr {
+        None => router = router.merge(metrics_routes),
+        Some(addr) => {
+            let listener = listen(addr, "http.metrics_addr").await?;
+            servers.push(serve(listener, metrics_routes, limits, &closing));
+        }
+    }
+    servers.push(serve(http, router, limits, &closing));
+    tracing::info!(%http_addr, %quic_addr, data_dir = %config.data_dir.display(), "the controller is up");
+    Ok(Node { http_addr, quic_addr, new_root_key, api, closing, servers, upkeep, shards, followers })
+}
+
+/// A new folder is its owner's alone. One that is there stays as it is: what is secret in it has its own permissions.
+fn make_data_dir(config: &Config) -> anyhow::Result<()> {
+    let dir = &config.data_dir;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir).with_context(|| format!("the data folder {} can not be made; set data_dir", dir.display()))
+}
+
+fn serve(
+    listener: TcpListener,
+    router: axum::Router,
+    limits: ServerLimits,
+    closing: &CancellationToken,
+) -> JoinHandle<()> {
+    tokio::spawn(server::serve(listener, router, limits, closing.clone()))
+}
+
+impl Node {
+    /// Returns when the node can not go on, with the reason.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        let (ended, ..) = select_all(&mut self.servers).await;
+        match ended {
+            Ok(()) => anyhow::anyhow!("the HTTP server has ended"),
+            Err(error) => anyhow::anyhow!("the HTTP server has failed: {error}"),
+        }
+    }
+
+    /// Returns when all shards work. Until then messages are refused with 503.
+    pub async fn ready(&self) {
+        while !ops::Readiness::of(&self.api).await.ready && !self.closing.is_cancelled() {
+            tokio::time::sleep(READY_LOOK).await;
+        }
+    }
+
+    /// Ends in order: requests, links, shards, followers. What was acknowledged is durable before and after.
+    pub async fn shutdown(self) {
+        tracing::info!("shutting down");
+        self.closing.cancel();
+        for server in self.servers {
+            let _ = server.await;
+        }
+        self.api.gateway.shutdown().await;
+        self.shards.shutdown().await;
+        self.followers.stop().await;
+        self.upkeep.abort();
+        let _ = self.upkeep.await;
+        self.api.keys.write_last_used().await;
+        let stores = StoresGone::watch(&self.api.stores);
+        drop(self.api);
+        stores.wait().await;
+        tracing::info!("the controller is down");
+    }
+}
+
+/// The data folder is free for the next controller when nobody holds a part of the stores any more. Tasks that were told to
+/// end let go of theirs a moment later.
+struct StoresGone(Weak<dyn Journal>, Weak<dyn Rows>, Weak<dyn Catalog>);
+
+impl StoresGone {
+    fn watch(stores: &Stores) -> Self {
+        Self(Arc::downgrade(&stores.journal), Arc::downgrade(&stores.rows), Arc::downgrade(&stores.catalog))
+    }
+
+    async fn wait(self) {
+        let gone = async {
+            while self.0.strong_count() + self.1.strong_count() + self.2.strong_count() > 0 {
+                tokio::time::sleep(READY_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(STORES_GONE, gone).await.is_err() {
+            tracing::warn!("something still uses the store");
+        }
+    }
+}
+
+/// Small things that somebody has to do now and then.
+async fn upkeep(api: Api, metrics: metrics_exporter_prometheus::PrometheusHandle) {
+    let mut ticks = tokio::time::interval(UPKEEP_EVERY);
+    let mut rounds = 0u64;
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+        let lag = api.rows.lag();
+        metrics::gauge!("flotilla_rows_behind_events").set(lag.events as f64);
+        metrics::gauge!("flotilla_rows_behind_batches").set(lag.batches as f64);
+        metrics::gauge!("flotilla_event_streams").set(api.live.subscribers() as f64);
+        metrics::gauge!("flotilla_shards_led").set(api.shards.all().len() as f64);
+        if rounds.is_multiple_of(3) {
+            api.keys.write_last_used().await;
+        }
+        // Daily, the first time at the start.
+        if rounds.is_multiple_of(8640) {
+            let pruned = crate::fleet::certificates::prune(&*api.stores.catalog, api.now_ms() / 1000).await;
+            if let Err(error) = pruned {
+                tracing::warn!(%error, "ended certificates are not forgotten");
+            }
+        }
+        rounds += 1;
+    }
+}

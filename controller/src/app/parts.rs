@@ -1,0 +1,229 @@
+//! The subsystems, each made from its piece of the configuration and what it needs of the others.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use anyhow::Context;
+use flotilla_cluster::Embedded;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::auth::KeyRing;
+use crate::api::messages::pins::Pins;
+use crate::api::{Api, Counters, State};
+use crate::ca::{Ca, TrustDomain};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::fleet::deny::DenyList;
+use crate::fleet::devices::Devices;
+use crate::fleet::enrollments::Enrollments;
+use crate::fleet::sims::Sims;
+use crate::follow::aggregates::{self, Aggregates};
+use crate::follow::live::Live;
+use crate::follow::{FollowOptions, RowsFollower, RowsReader, follow, trim_behind};
+use crate::gateway::{self, GatewayConfig, GatewayHandle};
+use crate::shard::{ShardDeps, ShardSettings, ShardSupervisor, Shards};
+use crate::store::{Stores, sqlite};
+
+/// New messages are refused while the rows are this many events behind: some seconds of work, and what a restart replays.
+const LAG_EVENTS_MAX: u64 = 1_000_000;
+/// Times a device may recover an expired certificate before it has to be enrolled again.
+const RECOVERIES_MAX: u32 = 5;
+/// This controller's name in its certificate. One node has no others to be told from.
+const NODE_NAME: &str = "controller";
+
+pub(super) async fn open_stores(config: &Config) -> anyhow::Result<Stores> {
+    let options = sqlite::Options { shards: config.store.shards, ..sqlite::Options::default() };
+    let dir = config.data_dir.clone();
+    Ok(tokio::task::spawn_blocking(move || sqlite::open(&dir, &options)).await??)
+}
+
+/// What follows the journal, and how to stop it.
+pub(super) struct Followers {
+    pub(super) rows: RowsReader,
+    pub(super) aggregates: Aggregates,
+    pub(super) live: Live,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+pub(super) async fn start_followers(config: &Config, stores: &Stores) -> anyhow::Result<Followers> {
+    let stop = CancellationToken::new();
+    let journal = &stores.journal;
+    let follower = RowsFollower::open(Arc::clone(&stores.rows)).await?;
+    let reader = follower.reader();
+    let (rows_handle, rows_task) = follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
+    let options = aggregates::Options { shutdown: stop.clone(), ..aggregates::Options::default() };
+    let (dir, journal_too, rows_too) = (config.data_dir.join("stats"), Arc::clone(journal), Arc::clone(&stores.rows));
+    let open = move || Aggregates::open(dir, options, journal_too, rows_too);
+    let (aggregates, follower) = tokio::task::spawn_blocking(open).await?.context("opening the statistics")?;
+    let (stats_handle, stats_task) = follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
+    let handles = vec![rows_handle.clone(), stats_handle];
+    let trimmer = tokio::spawn(trim_behind(handles, Arc::clone(journal), stop.clone()));
+    let live = Live::new(Arc::clone(journal));
+    Ok(Followers { rows: reader(rows_handle), aggregates, live, stop, tasks: vec![rows_task, stats_task, trimmer] })
+}
+
+impl Followers {
+    /// Everything that is committed is flushed and synced when this returns.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+/// Leads every shard: this node is alone.
+pub(super) async fn start_shards(
+    stores: &Stores,
+    followers: &Followers,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<ShardSupervisor> {
+    let coordinator = Embedded::new(&stores.journal.epochs().await?)?;
+    let deps = ShardDeps {
+        journal: Arc::clone(&stores.journal),
+        reader: followers.rows.clone(),
+        clock: Arc::clone(clock),
+        settings: ShardSettings::default(),
+        lag_events_max: LAG_EVENTS_MAX,
+    };
+    Ok(ShardSupervisor::start(deps, coordinator).await?)
+}
+
+/// The fleet's records, and who signs for them.
+pub(super) struct Fleet {
+    ca: Arc<Ca>,
+    deny: Arc<DenyList>,
+    devices: Devices,
+    sims: Sims,
+    enrollments: Enrollments,
+    listen: SocketAddr,
+    controllers: Arc<[String]>,
+}
+
+pub(super) async fn open_fleet(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> anyhow::Result<Fleet> {
+    let now_s = clock.now().unix_ms / 1000;
+    let trust_domain = TrustDomain::parse(&config.ca.trust_domain)?;
+    let dir = config.data_dir.join("ca");
+    let ca = tokio::task::spawn_blocking(move || Ca::open_or_create(&dir, trust_domain, now_s)).await??;
+    let ca = Arc::new(ca);
+    let catalog = &stores.catalog;
+    let deny = DenyList::load(&**catalog, now_s).await?;
+    let listen = with_port(config.quic.addr)?;
+    let controllers = advertised(listen, &config.quic.advertise);
+    let devices = Devices::new(Arc::clone(catalog), Arc::clone(&deny));
+    let sims = Sims::new(Arc::clone(catalog));
+    let enrollments = Enrollments::new(Arc::clone(catalog), Arc::clone(&ca), Arc::clone(&controllers));
+    Ok(Fleet { ca, deny, devices, sims, enrollments, listen, controllers })
+}
+
+/// Enrolment codes name the port, so it has to be known before anybody listens on it.
+fn with_port(addr: SocketAddr) -> anyhow::Result<SocketAddr> {
+    if addr.port() != 0 {
+        return Ok(addr);
+    }
+    let socket = UdpSocket::bind(addr).with_context(|| format!("no UDP port of {} is free", addr.ip()))?;
+    Ok(socket.local_addr()?)
+}
+
+/// What devices are told to connect to.
+fn advertised(listen: SocketAddr, configured: &[String]) -> Arc<[String]> {
+    if !configured.is_empty() {
+        return configured.into();
+    }
+    let ip = if listen.ip().is_unspecified() { outward_ip() } else { listen.ip() };
+    [SocketAddr::new(ip, listen.port()).to_string()].into()
+}
+
+/// The address that this machine would send from. Connecting a UDP socket sends nothing.
+fn outward_ip() -> IpAddr {
+    let found = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        // TEST-NET-1 (RFC 5737): routed like any far address, and nobody's.
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    found.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |addr| addr.ip())
+}
+
+pub(super) async fn start_gateway(
+    config: &Config,
+    stores: &Stores,
+    fleet: &Fleet,
+    shards: &Shards,
+    followers: &Followers,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Arc<GatewayHandle>> {
+    let gateway = GatewayConfig {
+        listen: fleet.listen,
+        name: NODE_NAME.to_owned(),
+        dir: config.data_dir.join("gateway"),
+        controllers: Arc::clone(&fleet.controllers),
+        settings: flotilla_protocol::wire::Settings::default(),
+        recoveries_max: RECOVERIES_MAX,
+        limits: gateway::Limits::default(),
+    };
+    let parts = gateway::Parts {
+        shards: Arc::new(shards.clone()),
+        catalog: Arc::clone(&stores.catalog),
+        ca: Arc::clone(&fleet.ca),
+        enrollments: fleet.enrollments.clone(),
+        devices: fleet.devices.clone(),
+        deny: Arc::clone(&fleet.deny),
+        events: Arc::new(followers.live.clone()),
+        clock: Arc::clone(clock),
+    };
+    let listening = gateway::start(gateway, parts).await;
+    let addr = fleet.listen;
+    let remedy = || format!("devices can not connect on {addr} (UDP): stop what uses it, or set quic.addr");
+    Ok(Arc::new(listening.with_context(remedy)?))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the one place where everything comes together")]
+pub(super) fn make_api(
+    config: &Config,
+    stores: &Stores,
+    followers: &Followers,
+    shards: &Shards,
+    fleet: Fleet,
+    gateway: Arc<GatewayHandle>,
+    clock: Arc<dyn Clock>,
+    closing: CancellationToken,
+) -> Api {
+    Api::new(State {
+        keys: KeyRing::new(Arc::clone(&stores.catalog)),
+        pins: Pins::new(fleet.devices.clone(), fleet.sims.clone()),
+        stores: stores.clone(),
+        shards: shards.clone(),
+        rows: followers.rows.clone(),
+        aggregates: followers.aggregates.clone(),
+        live: followers.live.clone(),
+        devices: fleet.devices,
+        sims: fleet.sims,
+        enrollments: fleet.enrollments,
+        ca: fleet.ca,
+        gateway,
+        clock,
+        uploads: Arc::new(Semaphore::new(config.limits.bulk_uploads_max)),
+        limits: config.limits.clone(),
+        counters: Counters::default(),
+        closing,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_told_an_address_they_can_reach() {
+        let listen = "0.0.0.0:7443".parse().unwrap();
+        let told = advertised(listen, &[]);
+        let addr: SocketAddr = told[0].parse().unwrap();
+        assert!(!addr.ip().is_unspecified() && addr.port() == 7443);
+        assert_eq!(&*advertised("127.0.0.1:1".parse().unwrap(), &[]), ["127.0.0.1:1"]);
+        assert_eq!(&*advertised(listen, &["sms.example.org:443".into()]), ["sms.example.org:443"]);
+        assert_ne!(with_port("127.0.0.1:0".parse().unwrap()).unwrap().port(), 0);
+    }
+}
