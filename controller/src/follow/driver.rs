@@ -334,3 +334,6 @@ fn copy(from: &[AtomicU64], to: &[AtomicU64]) {
         to.store(from.load(Ordering::Acquire), Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,12 @@ impl Recent {
         self.dirty.len() >= DIRTY_MAX
     }
 
+    /// How many messages are here, and how many of them are dirty.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.slots.len(), self.dirty.len())
+    }
+
     /// A message that the rows do not have.
     pub(super) fn accept(&mut self, shard: ShardId, record: MessageRecord) {
         let id = record.submission.id;
@@ -97,5 +103,36 @@ impl Recent {
                 self.slots.remove(&message);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::follow::testing::{route, submission, tenant};
+
+    #[test]
+    fn the_transitions_of_a_message_become_one_write() {
+        let mut recent = Recent::default();
+        let message = submission(tenant(1), 1_000, [1; 10]);
+        let id = message.id;
+        let on = route(1);
+        recent.accept(ShardId(0), MessageRecord::accepted(message, 1_000, (1, 0)));
+        assert!(recent.change(id, 1_001, &Change::Dispatched { attempt: 1, route: on, session: 1 }));
+        assert!(recent.change(id, 1_002, &Change::Sent { attempt: 1, route: on, sent_ms: 1_002 }));
+        let writes = recent.to_write();
+        assert_eq!(writes.len(), 1);
+        assert!(writes[0].new);
+        assert_eq!(writes[0].record.trace.len(), 3);
+
+        recent.written();
+        assert!(recent.has(id) && recent.to_write().is_empty(), "open, so it stays for its next change");
+        let delivered = Change::Delivered { attempt: 1, route: on, sent_ms: 1_002, delivered_ms: 1_003 };
+        assert!(recent.change(id, 1_003, &delivered));
+        let writes = recent.to_write();
+        assert!(writes.len() == 1 && !writes[0].new);
+        recent.written();
+        assert!(!recent.has(id), "final, so it goes");
+        assert!(!recent.change(id, 1_004, &Change::Cancelled));
     }
 }

@@ -229,3 +229,6 @@ impl RowsReader {
         ShardId::of(tenant, self.shards)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ pub async fn trim_behind(followers: Vec<FollowHandle>, journal: Arc<dyn Journal>
 }
 
 /// `told`: what each shard was trimmed to before.
-async fn trim_once(followers: &[FollowHandle], journal: &dyn Journal, told: &mut [u64]) {
+pub(super) async fn trim_once(followers: &[FollowHandle], journal: &dyn Journal, told: &mut [u64]) {
     for (number, told) in told.iter_mut().enumerate() {
         let shard = ShardId(number as u16);
         let Some(up_to) = followers.iter().map(|follower| follower.durable(shard)).min() else { return };

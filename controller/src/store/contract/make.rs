@@ -6,7 +6,7 @@ use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Body, ErrorClass, TextEncoding};
 
 use super::SHARDS;
-use crate::domain::event::{Accepted, Change, Changed, Event, EventKind, Facts, Inbound};
+use crate::domain::event::{Accepted, Change, Event, EventKind, Inbound};
 use crate::domain::message::{Duplicates, Failure, MessageState, Pin, Priority, Route, Submission};
 use crate::domain::record::MessageRecord;
 use crate::store::Batch;
@@ -102,14 +102,6 @@ pub(crate) fn record_in(tenant: TenantId, n: u64, state: MessageState, on: Route
 pub(crate) fn accepted(submission: Submission) -> Event {
     let at_ms = submission.accepted_ms;
     Event { at_ms, kind: EventKind::Accepted(Box::new(Accepted { submission, idempotency: None })) }
-}
-
-pub(crate) fn changed(submission: &Submission, at_ms: u64, change: Change) -> Event {
-    let facts = Facts::of(submission);
-    Event {
-        at_ms,
-        kind: EventKind::Changed(Changed { message: submission.id, tenant: submission.tenant, facts, change }),
-    }
 }
 
 pub(crate) fn inbound(tenant: TenantId, n: u64, device_n: u8) -> Inbound {

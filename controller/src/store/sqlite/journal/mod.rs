@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
 use self::file::JournalFile;
-use self::writer::{Append, Request, Writer};
+use self::writer::{Append, Request, Take, Writer};
 use super::folder::FolderLock;
 use super::pool::Pool;
 use super::{OpenError, Options, store_error};
@@ -72,7 +72,7 @@ impl Journal for SqliteJournal {
         async move {
             self.check(shard).map_err(|error| CommitError::Unavailable(error.to_string()))?;
             let (reply, answer) = oneshot::channel();
-            self.writer.inbox().send(Request::Take { shard, epoch, reply }).map_err(|_| stopped())?;
+            self.writer.inbox().send(Request::Take(Take { shard, epoch, reply })).map_err(|_| stopped())?;
             answer.await.unwrap_or_else(|_| Err(lost()))
         }
         .boxed()

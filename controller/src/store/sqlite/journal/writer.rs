@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,9 +30,15 @@ const REOPEN_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) enum Request {
     Append(Append),
-    Take { shard: ShardId, epoch: Epoch, reply: oneshot::Sender<Result<u64, CommitError>> },
+    Take(Take),
     Trim { shard: ShardId, up_to: u64 },
     Stop,
+}
+
+pub(super) struct Take {
+    pub shard: ShardId,
+    pub epoch: Epoch,
+    pub reply: oneshot::Sender<Result<u64, CommitError>>,
 }
 
 pub(super) struct Append {
@@ -138,6 +144,9 @@ enum Failure {
     At(String, Done),
 }
 
+/// Nobody can ask any more.
+struct End;
+
 enum Unfinished {
     Nothing(rusqlite::Error),
     Unknown(String),
@@ -146,7 +155,7 @@ enum Unfinished {
 #[derive(Default)]
 struct Collected {
     appends: Vec<Append>,
-    takes: Vec<(ShardId, Epoch, oneshot::Sender<Result<u64, CommitError>>)>,
+    takes: Vec<Take>,
     bytes: usize,
     stop: bool,
 }
@@ -154,16 +163,11 @@ struct Collected {
 impl Work {
     fn run(mut self, requests: &Receiver<Request>) {
         loop {
-            let Some(first) = self.first(requests) else { return };
             let mut group = Collected::default();
-            let mut next = first;
-            while let Some(request) = next {
-                self.collect(request, &mut group);
-                if group.stop || group.bytes >= GROUP_BYTES || group.appends.len() + group.takes.len() >= GROUP_REQUESTS
-                {
-                    break;
-                }
-                next = requests.try_recv().ok();
+            match self.first(requests) {
+                Ok(Some(first)) => self.gather(first, requests, &mut group),
+                Ok(None) => {}
+                Err(End) => return,
             }
             let stop = group.stop;
             if self.file.is_none() {
@@ -176,24 +180,32 @@ impl Work {
         }
     }
 
-    /// Waits for the next request. Inner `None`: there is none, but something to do. Outer `None`: the end.
-    #[expect(clippy::option_option, reason = "the two questions are apart, and it is private")]
-    fn first(&mut self, requests: &Receiver<Request>) -> Option<Option<Request>> {
-        if self.file.is_none() {
-            return match requests.recv_timeout(REOPEN_EVERY) {
-                Ok(request) => Some(Some(request)),
-                Err(RecvTimeoutError::Timeout) => Some(None),
-                Err(RecvTimeoutError::Disconnected) => None,
-            };
+    /// Waits for the next request, or for something else to do.
+    fn first(&self, requests: &Receiver<Request>) -> Result<Option<Request>, End> {
+        let waiting = if self.file.is_none() {
+            requests.recv_timeout(REOPEN_EVERY)
+        } else if self.to_trim().is_some() {
+            requests.recv_timeout(Duration::ZERO)
+        } else {
+            requests.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match waiting {
+            Ok(request) => Ok(Some(request)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(End),
         }
-        if self.to_trim().is_some() {
-            return match requests.try_recv() {
-                Ok(request) => Some(Some(request)),
-                Err(TryRecvError::Empty) => Some(None),
-                Err(TryRecvError::Disconnected) => None,
-            };
+    }
+
+    /// Takes what has come meanwhile, up to the limits of a group.
+    fn gather(&mut self, first: Request, requests: &Receiver<Request>, group: &mut Collected) {
+        let mut next = Some(first);
+        while let Some(request) = next {
+            self.collect(request, group);
+            if group.stop || group.bytes >= GROUP_BYTES || group.appends.len() + group.takes.len() >= GROUP_REQUESTS {
+                return;
+            }
+            next = requests.try_recv().ok();
         }
-        requests.recv().ok().map(Some)
     }
 
     fn collect(&mut self, request: Request, group: &mut Collected) {
@@ -202,7 +214,7 @@ impl Work {
                 group.bytes += append.payload.len();
                 group.appends.push(append);
             }
-            Request::Take { shard, epoch, reply } => group.takes.push((shard, epoch, reply)),
+            Request::Take(take) => group.takes.push(take),
             Request::Trim { shard, up_to } => {
                 let shard = &mut self.shards[usize::from(shard.0)];
                 shard.allowed = shard.allowed.max(up_to);
@@ -279,7 +291,7 @@ impl Work {
     }
 
     fn execute(&self, statements: &mut Group<'_>, group: &Collected, trim: Option<ShardId>) -> rusqlite::Result<Done> {
-        let takes = group.takes.iter().map(|(shard, epoch, _)| statements.take(*shard, *epoch));
+        let takes = group.takes.iter().map(|take| statements.take(take.shard, take.epoch));
         let takes = takes.collect::<rusqlite::Result<_>>()?;
         let appends = group.appends.iter().map(|append| statements.append(&append.batch, &append.payload));
         let appends = appends.collect::<rusqlite::Result<_>>()?;
@@ -324,8 +336,8 @@ impl Work {
         for (reply, result) in replies {
             let _ = reply.send(result);
         }
-        for ((_, _, reply), result) in group.takes.into_iter().zip(done.takes) {
-            let _ = reply.send(result);
+        for (take, result) in group.takes.into_iter().zip(done.takes) {
+            let _ = take.reply.send(result);
         }
     }
 
@@ -352,8 +364,8 @@ impl Work {
         for (reply, result) in replies {
             let _ = reply.send(result);
         }
-        for (_, _, reply) in group.takes {
-            let _ = reply.send(Err(CommitError::Unknown(why.to_owned())));
+        for take in group.takes {
+            let _ = take.reply.send(Err(CommitError::Unknown(why.to_owned())));
         }
     }
 
@@ -426,7 +438,7 @@ fn refuse(group: Collected, why: &CommitError) {
     for append in group.appends {
         let _ = append.reply.send(Err(why.clone()));
     }
-    for (_, _, reply) in group.takes {
-        let _ = reply.send(Err(why.clone()));
+    for take in group.takes {
+        let _ = take.reply.send(Err(why.clone()));
     }
 }

@@ -4,6 +4,7 @@ use flotilla_protocol::id::{ShardId, TenantId};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::store_error;
+use super::load::Queue;
 use super::terms::{self, Property, block_of};
 use super::write::class_code;
 use super::{int, load, page_limit};
@@ -30,7 +31,7 @@ pub(super) fn messages(
         codec::decode_record(bytes).map(|record| record.submission.tenant == tenant)
     })?;
     let rows: Box<dyn Walk + '_> = match open_only(connection, tenant, &filter)? {
-        Some(queues) => Box::new(OpenWalk { connection, queues }),
+        Some(open) => Box::new(open),
         None => Box::new(TermWalk {
             connection,
             table: "message",
@@ -193,7 +194,8 @@ impl TermWalk<'_> {
 /// Rows in some open states, by the index of the open ones.
 struct OpenWalk<'a> {
     connection: &'a Connection,
-    queues: Vec<(u16, u8, u8, i64)>,
+    shard: u16,
+    queues: Vec<Queue>,
 }
 
 impl Walk for OpenWalk<'_> {
@@ -208,8 +210,8 @@ impl Walk for OpenWalk<'_> {
                  AND (seq, place) < (?5, ?6) ORDER BY seq DESC, place DESC LIMIT ?7",
             )?;
             let mut found = Vec::new();
-            for (shard, state, class, tenant) in &self.queues {
-                let params = params![shard, state, class, tenant, seq, place, STEP as i64];
+            for Queue { state, class, tenant } in &self.queues {
+                let params = params![self.shard, state, class, tenant, seq, place, STEP as i64];
                 for n in select.query_map(params, |row| row.get::<_, i64>(0))? {
                     found.push(n?);
                 }
@@ -222,24 +224,27 @@ impl Walk for OpenWalk<'_> {
     }
 }
 
-/// Queues to read, when the filter has open states only and nothing rarer.
-fn open_only(
-    connection: &Connection,
+/// The walk over queues, when the filter has open states only and nothing rarer.
+fn open_only<'a>(
+    connection: &'a Connection,
     tenant: TenantId,
     filter: &MessageFilter,
-) -> Result<Option<Vec<(u16, u8, u8, i64)>>, StoreError> {
+) -> Result<Option<OpenWalk<'a>>, StoreError> {
     let rarer = filter.to.is_some() || filter.client_ref.is_some() || filter.tag.is_some();
     if rarer || filter.states.is_empty() || filter.states.iter().any(|state| state.is_final()) {
         return Ok(None);
     }
-    let Some(number) = load::tenant_number(connection, tenant)? else { return Ok(Some(Vec::new())) };
     let shard = ShardId::of(tenant, load::shards(connection)?).0;
-    let classes = filter.priority.as_ref().map_or(Priority::ALL.as_slice(), std::slice::from_ref);
     let mut queues = Vec::new();
-    for state in &filter.states {
-        queues.extend(classes.iter().map(|class| (shard, state.code(), class_code(*class), number)));
+    // A tenant that is not known has none.
+    if let Some(tenant) = load::tenant_number(connection, tenant)? {
+        let classes = filter.priority.as_ref().map_or(Priority::ALL.as_slice(), std::slice::from_ref);
+        for state in &filter.states {
+            let queue = |class| Queue { state: state.code(), class: class_code(class), tenant };
+            queues.extend(classes.iter().copied().map(queue));
+        }
     }
-    Ok(Some(queues))
+    Ok(Some(OpenWalk { connection, shard, queues }))
 }
 
 /// The rarest property of a filter; several when any of them will do.

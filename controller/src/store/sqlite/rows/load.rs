@@ -83,10 +83,10 @@ pub(super) fn queued(connection: &Connection, query: QueuedQuery) -> Result<Vec<
 
 /// The index of open messages has one run of rows for each of these, in the order of acceptance.
 #[derive(Debug, Clone, Copy)]
-struct Queue {
-    state: u8,
-    class: u8,
-    tenant: i64,
+pub(super) struct Queue {
+    pub state: u8,
+    pub class: u8,
+    pub tenant: i64,
 }
 
 /// The queues that exist; those of all tenants are found by hopping from one to the next.
