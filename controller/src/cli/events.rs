@@ -141,6 +141,7 @@ pub(super) fn human_line(event: &SseEvent, screen: &Screen) -> String {
             line.push_str(&format!("  {}={}", clean(name), clean(&short(value))));
         }
     }
+    line.truncate(line.trim_end().len());
     line + "\n"
 }
 
