@@ -82,7 +82,12 @@ impl fmt::Display for Problem {
         if let Some(column) = self.column {
             write!(f, ", column {column}")?;
         }
-        f.write_str(")")
+        f.write_str(")")?;
+        match self.code.as_str() {
+            // The API names its header; nobody types headers here.
+            "tenant_required" => f.write_str("; give it with --tenant or FLOTILLA_TENANT"),
+            _ => Ok(()),
+        }
     }
 }
 

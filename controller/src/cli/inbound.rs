@@ -57,13 +57,8 @@ pub(super) struct Received {
 }
 
 impl Listed for Received {
-    const COLUMNS: &'static [Column] = &[
-        Column::Whole("id"),
-        Column::Whole("received"),
-        Column::Whole("from"),
-        Column::Cut("text"),
-        Column::Cut("sim"),
-    ];
+    const COLUMNS: &'static [Column] =
+        &[Column::Whole("id"), Column::Whole("when"), Column::Whole("from"), Column::Cut("text"), Column::Cut("sim")];
     const NONE: &'static str = "nothing was received";
 
     fn cells(self, screen: &Screen) -> Vec<String> {

@@ -300,10 +300,10 @@ impl Listed for Message {
         Column::Whole("id"),
         Column::Whole("state"),
         Column::Whole("to"),
-        Column::Whole("accepted"),
+        Column::Whole("when"),
         Column::Number("tries"),
         Column::Cut("text"),
-        Column::Cut("error"),
+        Column::Whole("error"),
     ];
     const NONE: &'static str = "no messages";
 

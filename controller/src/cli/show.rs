@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 /// Narrower than this nothing can be told from a cut column.
-const CUT_WIDTH_MIN: u16 = 8;
+const CUT_WIDTH_MIN: u16 = 10;
 
 /// Where something is shown, and when.
 #[derive(Clone, Debug)]
@@ -49,8 +49,10 @@ impl Screen {
     /// Rows under a header, each on one line.
     pub(super) fn table(&self, columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
         let mut table = self.empty();
-        let header = columns.iter().map(|column| Cell::new(column.name().to_uppercase()));
-        table.set_header(Row::from(header.collect::<Vec<_>>()));
+        let names = columns.iter().map(|column| Cell::new(column.name().to_uppercase()));
+        let mut header: Row = names.collect::<Vec<_>>().into();
+        header.max_height(1);
+        table.set_header(header);
         for cells in rows {
             let mut row: Row = cells.iter().map(|cell| self.cell(cell)).collect::<Vec<_>>().into();
             row.max_height(1);

@@ -95,8 +95,8 @@ impl Listed for Row {
         Column::Number("expired"),
         Column::Number("cancelled"),
         Column::Number("inbound"),
-        Column::Cut("to sent p50/p99"),
-        Column::Cut("to delivered p50/p99"),
+        Column::Cut("sent in p50/p99"),
+        Column::Cut("delivered in p50/p99"),
     ];
     const NONE: &'static str = "nothing was counted in this time";
 

@@ -177,6 +177,8 @@ fn a_wrapped_value_is_cut_only_in_tables() {
     assert!(!facts.contains("none"));
     let cut = screen(Some(40)).table(&[Column::Whole("id"), Column::Cut("text")], [vec!["x".into(), long]]);
     assert!(cut.contains('…') && cut.lines().count() == 2, "{cut}");
+    let stats = table::<stats::Row>(&examples::stats()["rows"][0], Some(60));
+    assert_eq!(stats.lines().count(), 2, "a header is on one line, too:\n{stats}");
 }
 
 #[test]
@@ -296,6 +298,7 @@ async fn refusals_say_what_where_and_how() {
     let routes = Router::new()
         .route("/v1/messages", post(refuse))
         .route("/v1/ca", get(elsewhere))
+        .route("/v1/sims", get(async || Problem::new(Code::TenantRequired, "say which").at("x-tenant")))
         .route("/v1/audit", get(async || "<html>hello</html>"))
         .fallback(async || (StatusCode::BAD_GATEWAY, "<html>nginx</html>"));
     let played = play(routes).await;
@@ -310,6 +313,10 @@ async fn refusals_say_what_where_and_how() {
         format!(
             "{url} sends us elsewhere: to https://b.example/v1/ca; give that as --url (FLOTILLA_URL), without the path"
         )
+    );
+    assert_eq!(
+        error(&["sims", "list"]).await,
+        "say which (tenant_required, x-tenant); give it with --tenant or FLOTILLA_TENANT"
     );
     assert!(error(&["audit"]).await.starts_with(&format!("{url} answered something that this version does not")));
     assert!(error(&["health"]).await.starts_with(&format!("{url} answered with status 502, but not as a controller")));
