@@ -191,6 +191,9 @@ pub async fn revoke(State(api): State<Api>, who: In<Admin>, Id(id): Id<Enrollmen
     Ok(json::ok(&EnrollmentView::of(revoked)))
 }
 
+/// Bytes and media type of a picture.
+type Draw = fn(&str) -> Result<(Vec<u8>, &'static str), qr::QrError>;
+
 /// The QR of a code, while the controller that made it still knows it.
 ///
 /// The secret in it is kept in memory only: after a restart, or when the code was used, the answer is 410.
@@ -216,7 +219,7 @@ pub async fn picture(
 ) -> Result<Response, Problem> {
     let wrong = |error: &dyn std::fmt::Display| Problem::new(Code::InvalidParameter, error.to_string()).at("id");
     let id: EnrollmentId = id.parse().map_err(|error| wrong(&error))?;
-    let draw: fn(&str) -> Result<(Vec<u8>, &'static str), qr::QrError> = match picture.as_str() {
+    let draw: Draw = match picture.as_str() {
         "qr.svg" => |uri| Ok((qr::svg(uri)?.into_bytes(), "image/svg+xml")),
         "qr.png" => |uri| Ok((qr::png(uri)?, "image/png")),
         "qr.txt" => |uri| Ok((qr::text(uri)?.into_bytes(), "text/plain; charset=utf-8")),

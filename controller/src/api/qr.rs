@@ -94,7 +94,7 @@ mod tests {
         for y in 0..symbol.width() {
             for x in 0..symbol.width() {
                 let c = drawn[(y + QUIET_MODULES) / 2][x + QUIET_MODULES];
-                let upper = (y + QUIET_MODULES) % 2 == 0;
+                let upper = (y + QUIET_MODULES).is_multiple_of(2);
                 let light = matches!((c, upper), ('█', _) | ('▀', true) | ('▄', false));
                 assert_eq!(light, symbol[(x, y)] == qrcode::Color::Light, "{x},{y}");
             }

@@ -272,4 +272,4 @@ impl Drop for GatewayHandle {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,16 +7,16 @@ use serde_json::Value;
 use super::World;
 
 /// Reads a stream event by event.
-struct Stream {
+pub(super) struct Stream {
     response: futures_util::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     buffer: String,
 }
 
 #[derive(Debug, Default)]
-struct Event {
-    id: String,
-    kind: String,
-    data: Value,
+pub(super) struct Event {
+    pub(super) id: String,
+    pub(super) kind: String,
+    pub(super) data: Value,
 }
 
 impl Stream {
@@ -27,7 +27,7 @@ impl Stream {
     }
 
     /// None at the end of the stream.
-    async fn next(&mut self) -> Option<Event> {
+    pub(super) async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some((text, rest)) = self.buffer.split_once("\n\n") {
                 let (text, rest) = (text.to_owned(), rest.to_owned());
@@ -52,7 +52,7 @@ impl Stream {
     }
 }
 
-async fn follow(world: &World, query: &str, last: Option<&str>) -> Stream {
+pub(super) async fn follow(world: &World, query: &str, last: Option<&str>) -> Stream {
     let mut request = world.get(&format!("/v1/events{query}"), &world.key);
     if let Some(last) = last {
         request = request.header("last-event-id", last);

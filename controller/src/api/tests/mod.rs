@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod bulk;
 mod description;
+mod device;
 mod events;
 mod messages;
 mod node;
@@ -52,8 +53,7 @@ impl Answer {
 }
 
 pub(super) fn config(dir: &TempDir) -> Config {
-    let mut config = Config::default();
-    config.data_dir = dir.path().join("data");
+    let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
     config.http.addr = ([127, 0, 0, 1], 0).into();
     config.quic.addr = ([127, 0, 0, 1], 0).into();
     config.store.shards = 4;

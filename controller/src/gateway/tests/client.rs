@@ -21,19 +21,19 @@ use tokio::time::timeout;
 use super::PATIENCE;
 use crate::ca::{CONTROLLER_DNS_NAME, client_trust, provider};
 
-pub(super) struct Identity {
-    pub(super) device: DeviceId,
-    pub(super) tenant: TenantId,
-    pub(super) key: KeyPair,
-    pub(super) chain_der: Vec<Vec<u8>>,
-    pub(super) roots_der: Vec<Vec<u8>>,
+pub(crate) struct Identity {
+    pub(crate) device: DeviceId,
+    pub(crate) tenant: TenantId,
+    pub(crate) key: KeyPair,
+    pub(crate) chain_der: Vec<Vec<u8>>,
+    pub(crate) roots_der: Vec<Vec<u8>>,
 }
 
-pub(super) fn csr(key: &KeyPair) -> Vec<u8> {
+pub(crate) fn csr(key: &KeyPair) -> Vec<u8> {
     CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
 }
 
-pub(super) fn endpoint() -> Endpoint {
+pub(crate) fn endpoint() -> Endpoint {
     Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap()
 }
 
@@ -58,7 +58,7 @@ fn config(roots_der: &[Vec<u8>], identity: Option<&Identity>, alpn: &[u8]) -> Cl
     config
 }
 
-pub(super) async fn connect(
+pub(crate) async fn connect(
     endpoint: &Endpoint,
     address: SocketAddr,
     roots_der: &[Vec<u8>],
@@ -71,27 +71,27 @@ pub(super) async fn connect(
 }
 
 /// A stream that speaks in frames.
-pub(super) struct Stream {
-    pub(super) connection: Connection,
-    pub(super) send: SendStream,
+pub(crate) struct Stream {
+    pub(crate) connection: Connection,
+    pub(crate) send: SendStream,
     recv: RecvStream,
     buffer: BytesMut,
 }
 
 impl Stream {
-    pub(super) async fn open(connection: Connection) -> Self {
+    pub(crate) async fn open(connection: Connection) -> Self {
         let (send, recv) = connection.open_bi().await.unwrap();
         Self { connection, send, recv, buffer: BytesMut::new() }
     }
 
     /// The other side may be closing already, which shows in what it says.
-    pub(super) async fn say<T: Serialize>(&mut self, frame: &T) {
+    pub(crate) async fn say<T: Serialize>(&mut self, frame: &T) {
         let mut bytes = BytesMut::new();
         encode_frame(frame, &mut bytes).unwrap();
         let _ = self.send.write_all(&bytes).await;
     }
 
-    pub(super) async fn hear<T: DeserializeOwned>(&mut self) -> Option<T> {
+    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> Option<T> {
         let frame = async {
             loop {
                 if let Some(frame) = decode_frame(&mut self.buffer).unwrap() {
@@ -104,30 +104,30 @@ impl Stream {
         timeout(PATIENCE, frame).await.expect("the controller says nothing")
     }
 
-    pub(super) async fn closed(&self) -> ConnectionError {
+    pub(crate) async fn closed(&self) -> ConnectionError {
         timeout(PATIENCE, self.connection.closed()).await.expect("the controller does not close")
     }
 }
 
-pub(super) async fn enroll_stream(address: SocketAddr, roots_der: &[Vec<u8>]) -> (Endpoint, Stream) {
+pub(crate) async fn enroll_stream(address: SocketAddr, roots_der: &[Vec<u8>]) -> (Endpoint, Stream) {
     let endpoint = endpoint();
     let connection = connect(&endpoint, address, roots_der, None, ALPN_ENROLL).await.unwrap();
     (endpoint, Stream::open(connection).await)
 }
 
-pub(super) async fn ask(address: SocketAddr, roots_der: &[Vec<u8>], request: &EnrollUp) -> EnrollDown {
+pub(crate) async fn ask(address: SocketAddr, roots_der: &[Vec<u8>], request: &EnrollUp) -> EnrollDown {
     let (_endpoint, mut stream) = enroll_stream(address, roots_der).await;
     stream.say(request).await;
     stream.hear().await.expect("no answer to the request")
 }
 
 /// An enrolled device's link.
-pub(super) struct LinkClient {
-    pub(super) stream: Stream,
+pub(crate) struct LinkClient {
+    pub(crate) stream: Stream,
     _endpoint: Endpoint,
 }
 
-pub(super) fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         protocol: PROTOCOL,
         info: DeviceInfo {
@@ -143,7 +143,7 @@ pub(super) fn hello() -> Hello {
     }
 }
 
-pub(super) fn sim(slot: u8, iccid: Option<&str>) -> SimInfo {
+pub(crate) fn sim(slot: u8, iccid: Option<&str>) -> SimInfo {
     SimInfo {
         slot,
         state: SimState::Ready,
@@ -158,27 +158,27 @@ pub(super) fn sim(slot: u8, iccid: Option<&str>) -> SimInfo {
 
 impl LinkClient {
     /// The stream is open and nothing is said.
-    pub(super) async fn open(address: SocketAddr, identity: &Identity) -> Self {
+    pub(crate) async fn open(address: SocketAddr, identity: &Identity) -> Self {
         let endpoint = endpoint();
         let connection = connect(&endpoint, address, &identity.roots_der, Some(identity), ALPN_LINK).await.unwrap();
         Self { stream: Stream::open(connection).await, _endpoint: endpoint }
     }
 
-    pub(super) async fn start(address: SocketAddr, identity: &Identity, hello: Hello) -> (Self, Down) {
+    pub(crate) async fn start(address: SocketAddr, identity: &Identity, hello: Hello) -> (Self, Down) {
         let mut link = Self::open(address, identity).await;
         link.say(Up::Hello(hello)).await;
         let first = link.hear().await.expect("no answer to Hello");
         (link, first)
     }
 
-    pub(super) async fn up(address: SocketAddr, identity: &Identity) -> (Self, Welcome) {
+    pub(crate) async fn up(address: SocketAddr, identity: &Identity) -> (Self, Welcome) {
         match Self::start(address, identity, hello()).await {
             (link, Down::Welcome(welcome)) => (link, welcome),
             (_, other) => panic!("no Welcome but {other:?}"),
         }
     }
 
-    pub(super) async fn refused(address: SocketAddr, identity: &Identity, hello: Hello) -> Refusal {
+    pub(crate) async fn refused(address: SocketAddr, identity: &Identity, hello: Hello) -> Refusal {
         match Self::start(address, identity, hello).await {
             (link, Down::Refused { reason, .. }) => {
                 link.assert_closed_with(reason).await;
@@ -188,16 +188,16 @@ impl LinkClient {
         }
     }
 
-    pub(super) async fn say(&mut self, frame: Up) {
+    pub(crate) async fn say(&mut self, frame: Up) {
         self.stream.say(&frame).await;
     }
 
-    pub(super) async fn hear(&mut self) -> Option<Down> {
+    pub(crate) async fn hear(&mut self) -> Option<Down> {
         self.stream.hear().await
     }
 
     /// Hears until it is told to go.
-    pub(super) async fn refusal(&mut self) -> Refusal {
+    pub(crate) async fn refusal(&mut self) -> Refusal {
         loop {
             match self.hear().await.expect("closed without a reason") {
                 Down::Refused { reason, .. } => {
@@ -215,7 +215,7 @@ impl LinkClient {
         assert_eq!(close.error_code, super::close::code_of(reason));
     }
 
-    pub(super) async fn ping(&mut self, device_ms: u64) -> u64 {
+    pub(crate) async fn ping(&mut self, device_ms: u64) -> u64 {
         self.say(Up::Ping { device_ms }).await;
         loop {
             if let Down::Pong { device_ms: echo, controller_ms } = self.hear().await.expect("no Pong") {

@@ -1,6 +1,6 @@
 //! The gateway over real QUIC on loopback, with a real catalog and CA, and a shard that only takes notes.
 
-mod client;
+pub(crate) mod client;
 mod enrolment;
 mod links;
 mod load;
