@@ -30,7 +30,7 @@ const NODE_PROGRAM: &str = "flotilla-node";
 const TENANT_NAME: &str = "Demo";
 const DEVICES_MAX: u32 = 100_000;
 /// After being told to stop, the fleet gets this long.
-const FLEET_STOP: Duration = Duration::from_secs(10);
+const FLEET_STOP: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 #[command(
@@ -110,21 +110,11 @@ impl Demo {
 
     /// Runs the fleet beside the node until somebody stops it, or one of them fails.
     async fn with_fleet(&self, config: &Config, node: &mut Node, stop: &mut StopSignals) -> anyhow::Result<()> {
-        let kept = keep(config, node).await?;
-        node.ready().await;
-        let mut fleet = match self.devices {
-            0 => None,
-            _ => Some(self.start_fleet(config, node, kept.tenant).await?),
+        let begun = tokio::select! {
+            begun = self.begin(config, node) => begun,
+            () = stop.next() => return Ok(()),
         };
-        if let Some(fleet) = &mut fleet {
-            tokio::select! {
-                online = fleet.online() => online?,
-                () = stop.next() => return Ok(()),
-                error = node.failed() => return Err(error),
-            }
-        }
-        self.announce(node, &kept, fleet.as_ref().and_then(|fleet| fleet.child.id())).await?;
-        let Some(mut fleet) = fleet else {
+        let Some(mut fleet) = begun? else {
             tokio::select! {
                 () = stop.next() => return Ok(()),
                 error = node.failed() => return Err(error),
@@ -137,6 +127,20 @@ impl Demo {
                 bail!("{NODE_PROGRAM} has ended ({}); its log is above", ended?);
             }
         }
+    }
+
+    /// Up to the announcement, when everything is online. The fleet is killed if this is dropped.
+    async fn begin(&self, config: &Config, node: &Node) -> anyhow::Result<Option<Fleet>> {
+        let kept = keep(config, node).await?;
+        node.ready().await;
+        let mut fleet = None;
+        if self.devices > 0 {
+            let mut started = self.start_fleet(config, node, kept.tenant).await?;
+            started.online().await?;
+            fleet = Some(started);
+        }
+        self.announce(node, &kept, fleet.as_ref().and_then(|fleet| fleet.child.id())).await?;
+        Ok(fleet)
     }
 
     async fn start_fleet(&self, config: &Config, node: &Node, tenant: TenantId) -> anyhow::Result<Fleet> {

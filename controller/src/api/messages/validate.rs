@@ -53,11 +53,11 @@ pub struct Checked {
 }
 
 /// Checks a request at a time. `priority` is that of requests that name none.
-pub fn check(request: SendRequest<'_>, priority: Priority, now_ms: u64) -> Result<Checked, Problem> {
+pub fn check(mut request: SendRequest<'_>, priority: Priority, now_ms: u64) -> Result<Checked, Problem> {
     let recipients = recipients(&request)?;
     let wish = wish(&request)?;
     let encoding = text_encoding(request.encoding.unwrap_or_default());
-    let (body, segments) = body(&request, encoding)?;
+    let (body, segments) = body(&mut request, encoding)?;
     let due_ms = due(request.send_at.as_ref(), now_ms)?;
     let valid_for_s = request.valid_for_s.unwrap_or(VALID_FOR_S_DEFAULT);
     if !(VALID_FOR_S_MIN..=VALID_FOR_S_MAX).contains(&valid_for_s) {
@@ -194,8 +194,9 @@ fn wish(request: &SendRequest<'_>) -> Result<Wish, Problem> {
     }
 }
 
-fn body(request: &SendRequest<'_>, encoding: TextEncoding) -> Result<(Body, u8), Problem> {
-    match (&request.text, &request.data) {
+/// Takes the text out of the request: one that was copied already is not copied again.
+fn body(request: &mut SendRequest<'_>, encoding: TextEncoding) -> Result<(Body, u8), Problem> {
+    match (request.text.take(), &request.data) {
         (Some(_), Some(_)) => Err(Problem::field("data", "give either text or data, not both")),
         (None, None) => Err(Problem::new(Code::MissingField, "give a text, or data in base64").at("text")),
         (Some(_), None) if request.port.is_some() => {
@@ -205,8 +206,8 @@ fn body(request: &SendRequest<'_>, encoding: TextEncoding) -> Result<(Body, u8),
             if text.is_empty() {
                 return Err(Problem::field("text", "the text is empty; give at least one character"));
             }
-            let plan = plan_text(text, encoding)?;
-            Ok((Body::Text(text.0.clone().into_owned()), plan.segments))
+            let plan = plan_text(&text, encoding)?;
+            Ok((Body::Text(text.0.into_owned()), plan.segments))
         }
         (None, Some(data)) => binary(data, request),
     }

@@ -106,9 +106,13 @@ impl Shape {
 }
 
 fn ndjson(bytes: &[u8], first_line: u64, now_ms: u64, parsed: &mut Parsed) {
-    for (line, bytes) in (first_line..).zip(bytes.split(|byte| *byte == b'\n')) {
-        if !bytes.trim_ascii().is_empty() {
-            let request = json::parse::<SendRequest<'_>>(bytes);
+    let mut start = 0;
+    let ends = memchr::memchr_iter(b'\n', bytes).chain(std::iter::once(bytes.len()));
+    for (line, end) in (first_line..).zip(ends) {
+        let text = bytes[start..end].trim_ascii();
+        start = end + 1;
+        if !text.is_empty() {
+            let request = json::parse::<SendRequest<'_>>(text);
             parsed.add(line, request.and_then(|request| check_one(request, now_ms)));
         }
     }
