@@ -165,4 +165,17 @@ mod tests {
         let text = format!("{SCHEME}{VERSION}{}", BASE32_NOPAD.encode(&body));
         assert_eq!(EnrollCode::parse(&text), Err(EnrollCodeError::Bounds("number of controllers")));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_body_under_a_right_checksum_makes_it_panic(mut body: Vec<u8>) {
+            body.extend_from_slice(&checksum(&body));
+            let _ = EnrollCode::parse(&format!("{SCHEME}{VERSION}{}", BASE32_NOPAD.encode(&body)));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text: String) {
+            let _ = EnrollCode::parse(&text);
+        }
+    }
 }

@@ -1,0 +1,160 @@
+//! The named invariants, each over the three histories: promises, hand-overs to radios, and the installation's own word.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+
+use crate::client::Listed;
+use crate::promises::Promises;
+use crate::radio_log::HandOver;
+
+const FINAL_STATES: [&str; 4] = ["delivered", "failed", "expired", "cancelled"];
+
+/// One broken promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Violation {
+    /// Answered with 202, and unknown afterwards.
+    Lost { message: String },
+    /// Still open after every deadline.
+    NeverEnded { message: String, state: String },
+    /// The same attempt was handed to a radio again.
+    AttemptSentTwice { message: String, attempt: u16, times: usize },
+    /// `duplicates: never`, and more than one attempt reached a radio.
+    MessageSentTwice { message: String, attempts: Vec<u16> },
+    /// Delivered, as the installation says, but no radio ever had it.
+    DeliveredFromNowhere { message: String },
+    /// One id for two requests.
+    IdPromisedTwice { message: String },
+    /// One request's messages were stored more than once.
+    Unpromised { message: String },
+    /// The aggregates and a count over the store differ.
+    Miscounted { counter: String, aggregates: u64, store: u64 },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Nothing acknowledged is lost, every message ends, and repeats of a request make no second message.
+pub fn promises_are_kept(promises: &Promises, listed: &[Listed]) -> Vec<Violation> {
+    let states: HashMap<&str, &str> = listed.iter().map(|m| (m.id.as_str(), m.state.as_str())).collect();
+    let promised: HashSet<&str> = promises.ids().collect();
+    let mut violations: Vec<Violation> =
+        promises.doubled.iter().map(|id| Violation::IdPromisedTwice { message: id.clone() }).collect();
+    for id in &promised {
+        if !states.contains_key(id) {
+            violations.push(Violation::Lost { message: (*id).to_owned() });
+        }
+    }
+    for (id, state) in states {
+        if !FINAL_STATES.contains(&state) {
+            violations.push(Violation::NeverEnded { message: id.to_owned(), state: state.to_owned() });
+        }
+        if !promised.contains(id) {
+            violations.push(Violation::Unpromised { message: id.to_owned() });
+        }
+    }
+    violations
+}
+
+/// No attempt reaches a radio twice, and under `duplicates: never` no message does.
+pub fn nothing_is_sent_twice(hand_overs: &[HandOver]) -> Vec<Violation> {
+    let mut by_message: BTreeMap<&str, BTreeMap<u16, Vec<&HandOver>>> = BTreeMap::new();
+    for hand_over in hand_overs {
+        by_message.entry(&hand_over.message).or_default().entry(hand_over.attempt).or_default().push(hand_over);
+    }
+    let mut violations = Vec::new();
+    for (message, attempts) in by_message {
+        let message = || message.to_owned();
+        for (attempt, times) in attempts.iter().filter(|(_, times)| times.len() > 1) {
+            violations.push(Violation::AttemptSentTwice { message: message(), attempt: *attempt, times: times.len() });
+        }
+        let on_air = attempts.iter().filter(|(_, times)| times.iter().any(|h| !h.refused));
+        let on_air: Vec<u16> = on_air.map(|(attempt, _)| *attempt).collect();
+        if on_air.len() > 1 {
+            violations.push(Violation::MessageSentTwice { message: message(), attempts: on_air });
+        }
+    }
+    violations
+}
+
+/// Whatever is delivered was in a radio's hands.
+pub fn deliveries_are_real(listed: &[Listed], hand_overs: &[HandOver]) -> Vec<Violation> {
+    let sent: HashSet<&str> = hand_overs.iter().filter(|h| !h.refused).map(|h| h.message.as_str()).collect();
+    listed
+        .iter()
+        .filter(|m| m.state == "delivered" && !sent.contains(m.id.as_str()))
+        .map(|m| Violation::DeliveredFromNowhere { message: m.id.clone() })
+        .collect()
+}
+
+/// The aggregates equal a count over the store.
+pub fn aggregates_are_exact(totals: &serde_json::Value, listed: &[Listed]) -> Vec<Violation> {
+    let counted = |name: &str| -> u64 {
+        totals["rows"].as_array().map_or(0, |rows| rows.iter().filter_map(|row| row[name].as_u64()).sum())
+    };
+    let stored = |state: &str| listed.iter().filter(|m| m.state == state).count() as u64;
+    let mut pairs = vec![("accepted", counted("accepted"), listed.len() as u64)];
+    pairs.extend(FINAL_STATES.map(|state| (state, counted(state), stored(state))));
+    pairs
+        .into_iter()
+        .filter(|(_, aggregates, store)| aggregates != store)
+        .map(|(counter, aggregates, store)| Violation::Miscounted { counter: counter.into(), aggregates, store })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(id: &str, state: &str) -> Listed {
+        Listed { id: id.into(), state: state.into() }
+    }
+
+    fn handed(message: &str, attempt: u16) -> HandOver {
+        HandOver { message: message.into(), attempt, refused: false }
+    }
+
+    #[test]
+    fn each_broken_promise_is_seen() {
+        let mut promises = Promises::default();
+        promises.add("r1", &["a".into(), "b".into()]);
+        promises.add("r2", &["b".into(), "c".into()]);
+        let seen =
+            promises_are_kept(&promises, &[listed("a", "queued"), listed("b", "failed"), listed("x", "delivered")]);
+        assert!(seen.contains(&Violation::IdPromisedTwice { message: "b".into() }));
+        assert!(seen.contains(&Violation::Lost { message: "c".into() }));
+        assert!(seen.contains(&Violation::NeverEnded { message: "a".into(), state: "queued".into() }));
+        assert!(seen.contains(&Violation::Unpromised { message: "x".into() }));
+        assert_eq!(seen.len(), 4);
+    }
+
+    #[test]
+    fn repeats_on_the_air_are_seen() {
+        let refused = HandOver { refused: true, ..handed("c", 2) };
+        let all = [handed("a", 1), handed("a", 1), handed("b", 1), handed("b", 2), refused, handed("c", 3)];
+        let seen = nothing_is_sent_twice(&all);
+        assert_eq!(
+            seen,
+            [
+                Violation::AttemptSentTwice { message: "a".into(), attempt: 1, times: 2 },
+                Violation::MessageSentTwice { message: "b".into(), attempts: vec![1, 2] },
+            ]
+        );
+    }
+
+    #[test]
+    fn deliveries_and_counts_are_compared() {
+        let all = [listed("a", "delivered"), listed("b", "expired")];
+        assert_eq!(
+            deliveries_are_real(&all, &[handed("b", 1)]),
+            [Violation::DeliveredFromNowhere { message: "a".into() }]
+        );
+        let totals = serde_json::json!({ "rows": [{ "accepted": 2, "delivered": 2, "expired": 1 }] });
+        assert_eq!(
+            aggregates_are_exact(&totals, &all),
+            [Violation::Miscounted { counter: "delivered".into(), aggregates: 2, store: 1 }]
+        );
+    }
+}

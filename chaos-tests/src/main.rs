@@ -1,0 +1,89 @@
+//! `cargo run -p chaos-tests -- real`: the scenario of `scenario.rs` at any size, from the command line.
+
+use anyhow::bail;
+use chaos_tests::process::Programs;
+use chaos_tests::scenario::{self, Options};
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Faults on real Flotilla processes, and the checks that nothing was lost or sent twice")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Send messages while the controller and the fleets are killed with -9, then check every invariant
+    Real(Real),
+}
+
+#[derive(Args)]
+struct Real {
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    messages: u64,
+    /// How often the controller is killed
+    #[arg(long, default_value_t = 10)]
+    controller_kills: usize,
+    /// Processes with devices
+    #[arg(long, default_value_t = 4)]
+    fleets: usize,
+    #[arg(long, default_value_t = 25)]
+    devices_per_fleet: usize,
+    /// How often some fleet is killed
+    #[arg(long, default_value_t = 20)]
+    fleet_kills: usize,
+    /// Seconds after its acceptance by which a message has ended
+    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(60..=86_400))]
+    valid_for_s: u64,
+    /// Drawn and printed when it is not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Keep logs and data here; a temporary folder otherwise, kept when something is found
+    #[arg(long)]
+    folder: Option<std::path::PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    let Command::Real(real) = Cli::parse().command;
+    let temporary = tempfile::Builder::new().prefix("flotilla-chaos-").tempdir()?;
+    let folder = real.folder.unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&folder)?;
+    let seed = real.seed.unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    let options = Options {
+        messages: usize::try_from(real.messages)?,
+        controller_kills: real.controller_kills,
+        fleets: real.fleets,
+        devices_per_fleet: real.devices_per_fleet,
+        fleet_kills: real.fleet_kills,
+        valid_for_s: real.valid_for_s,
+        seed,
+        programs: Programs::beside_this()?,
+        folder,
+    };
+    let outcome = scenario::run(&options).await.inspect_err(|_| keep(&options))?;
+    println!("{} promised, {} hand-overs, {:?}", outcome.promised, outcome.hand_overs, outcome.states);
+    println!(
+        "{} kills of the controller, {} of fleets, {:.0} s",
+        outcome.controller_kills,
+        outcome.fleet_kills,
+        outcome.took.as_secs_f64()
+    );
+    if outcome.violations.is_empty() {
+        println!("no violation");
+        return Ok(());
+    }
+    for violation in &outcome.violations {
+        println!("{violation}");
+    }
+    keep(&options);
+    std::mem::forget(temporary);
+    bail!("{} violations with seed {seed}", outcome.violations.len())
+}
+
+fn keep(options: &Options) {
+    eprintln!("logs and data: {}", options.folder.display());
+}
