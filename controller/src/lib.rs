@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod app;
+pub mod bench;
 pub mod ca;
 pub mod cli;
 pub mod clock;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::bench::Bench;
 use crate::cli::{self, ClientCommand};
 
 /// One reliable sender over a fleet of SMS gateways.
@@ -33,6 +34,7 @@ enum Command {
     Serve(serve::Serve),
     /// Run a controller with simulated gateways, to look around or to measure
     Demo(demo::Demo),
+    Bench(Bench),
     /// Check, show or begin a configuration file
     #[command(subcommand)]
     Config(files::ConfigCommand),
@@ -53,6 +55,7 @@ pub async fn run(flotilla: Flotilla) -> anyhow::Result<ExitCode> {
     match flotilla.command {
         Command::Serve(serve) => serve.run().await.map(|()| ExitCode::SUCCESS),
         Command::Demo(demo) => demo.run().await.map(|()| ExitCode::SUCCESS),
+        Command::Bench(bench) => bench.run().await.map(|()| ExitCode::SUCCESS),
         Command::Config(config) => config.run().map(|()| ExitCode::SUCCESS),
         Command::RootKey(root_key) => root_key.run().await.map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {

@@ -169,6 +169,11 @@ pub async fn start(config: GatewayConfig, parts: Parts) -> Result<GatewayHandle,
     Ok(GatewayHandle { context, endpoint, local_addr, tasks })
 }
 
+/// The endpoint alone, with its keys in `dir`: for measuring what a link can carry.
+pub(crate) fn endpoint(dir: &std::path::Path, listen: SocketAddr, ca: Arc<Ca>) -> Result<Endpoint, GatewayError> {
+    endpoint::open(listen, &EndpointKeys::load_or_create(dir)?, ca, "bench")
+}
+
 impl GatewayHandle {
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
