@@ -207,7 +207,7 @@ impl Site {
         controller.start()?;
         let anonymous = Client::new(&format!("http://{http}"), "")?;
         anonymous.ready(START_DEADLINE).await.with_context(|| controller.log_tail())?;
-        let root = anonymous.with_key(&std::fs::read_to_string(data.join("root.key"))?.trim().to_owned());
+        let root = anonymous.with_key(std::fs::read_to_string(data.join("root.key"))?.trim());
         let tenant = root.call(Method::POST, "/v1/tenants", Some(json!({ "name": "chaos" }))).await?;
         let body = json!({ "name": "chaos", "scopes": ["admin"], "rate_per_min": 0 });
         let tenant = tenant["id"].as_str().context("no id in the answer")?;
