@@ -26,3 +26,6 @@ pub fn cut(text: &str, bytes_max: usize) -> String {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests;

@@ -337,3 +337,6 @@ fn get(tx: &mut dyn Tx, tenant: TenantId, sim: SimId) -> Result<Sim, SimError> {
     let row = tx.query_one(&sql, sql_params![sim, tenant])?.ok_or(SimError::NotFound)?;
     Ok(sim_of(&row)?)
 }
+
+#[cfg(test)]
+mod tests;
