@@ -13,7 +13,7 @@ pub mod root_key;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -27,7 +27,6 @@ use crate::api::{Api, openapi, ops};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::shard::ShardSupervisor;
-use crate::store::{Catalog, Journal, Rows, Stores};
 use crate::telemetry;
 use parts::Followers;
 
@@ -136,31 +135,13 @@ impl Node {
         self.upkeep.abort();
         let _ = self.upkeep.await;
         self.api.keys.write_last_used().await;
-        let stores = StoresGone::watch(&self.api.stores);
+        let released = self.api.stores.released.clone();
         drop(self.api);
-        stores.wait().await;
-        tracing::info!("the controller is down");
-    }
-}
-
-/// The data folder is free for the next controller when nobody holds a part of the stores any more. Tasks that were told to
-/// end let go of theirs a moment later.
-struct StoresGone(Weak<dyn Journal>, Weak<dyn Rows>, Weak<dyn Catalog>);
-
-impl StoresGone {
-    fn watch(stores: &Stores) -> Self {
-        Self(Arc::downgrade(&stores.journal), Arc::downgrade(&stores.rows), Arc::downgrade(&stores.catalog))
-    }
-
-    async fn wait(self) {
-        let gone = async {
-            while self.0.strong_count() + self.1.strong_count() + self.2.strong_count() > 0 {
-                tokio::time::sleep(READY_LOOK).await;
-            }
-        };
-        if tokio::time::timeout(STORES_GONE, gone).await.is_err() {
+        // Tasks that were told to end let go of their part of the store a moment later.
+        if tokio::time::timeout(STORES_GONE, released.cancelled()).await.is_err() {
             tracing::warn!("something still uses the store");
         }
+        tracing::info!("the controller is down");
     }
 }
 

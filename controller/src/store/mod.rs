@@ -17,6 +17,7 @@ mod tail;
 use std::sync::Arc;
 
 use flotilla_protocol::id::ShardId;
+use tokio_util::sync::CancellationToken;
 
 pub use catalog::{Catalog, FromValue, ROWS_MAX, Row, SqlError, Tx, TxBody, Value};
 pub use journal::{BATCH_BYTES_MAX, Batch, CommitError, Journal};
@@ -34,6 +35,8 @@ pub struct Stores {
     pub journal: Arc<dyn Journal>,
     pub rows: Arc<dyn Rows>,
     pub catalog: Arc<dyn Catalog>,
+    /// Cancelled when every part has been dropped and closed: the folder is free for the next one.
+    pub released: CancellationToken,
 }
 
 /// Why something could not be read or written.

@@ -27,7 +27,12 @@ impl Catalog for NoCatalog {
 impl Engine for Memory {
     fn open(&self) -> Stores {
         let store = Arc::new(self.0.clone());
-        Stores { journal: Arc::clone(&store) as _, rows: store, catalog: Arc::new(NoCatalog) }
+        Stores {
+            journal: Arc::clone(&store) as _,
+            rows: store,
+            catalog: Arc::new(NoCatalog),
+            released: Default::default(),
+        }
     }
 
     fn crashed(&self) -> Box<dyn Engine> {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::OpenError;
 
@@ -14,9 +15,12 @@ use super::OpenError;
 #[derive(Debug)]
 pub(super) struct FolderLock {
     _file: File,
+    // Behind the file: who waits for it finds the folder unlocked.
+    _released: DropGuard,
 }
 
-pub(super) fn lock(dir: &Path) -> Result<FolderLock, OpenError> {
+/// `released` is cancelled when the lock is gone.
+pub(super) fn lock(dir: &Path, released: CancellationToken) -> Result<FolderLock, OpenError> {
     let failed = |error| OpenError::Folder { dir: dir.to_owned(), error };
     if !dir.is_dir() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
@@ -36,7 +40,7 @@ pub(super) fn lock(dir: &Path) -> Result<FolderLock, OpenError> {
     file.set_len(0).map_err(failed)?;
     file.rewind().map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
-    Ok(FolderLock { _file: file })
+    Ok(FolderLock { _file: file, _released: released.drop_guard() })
 }
 
 /// Opens a file for reading and writing that only its user may touch. SQLite gives its side files the same rights.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use flotilla_protocol::id::SHARDS_DEFAULT;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio_util::sync::CancellationToken;
 
 use self::folder::FolderLock;
 use super::{StoreError, Stores};
@@ -79,12 +80,13 @@ pub enum OpenError {
 /// Opens the store in a data folder, and makes both when they are not there. Holds the folder's lock until every part of the
 /// result is dropped.
 pub fn open(dir: &Path, options: &Options) -> Result<Stores, OpenError> {
-    let lock = Arc::new(folder::lock(dir)?);
+    let released = CancellationToken::new();
+    let lock = Arc::new(folder::lock(dir, released.clone())?);
     let journal = journal::open(&dir.join("journal.db"), options, Arc::clone(&lock))?;
     let shards = super::Journal::shards(&journal);
     let rows = rows::open(&dir.join("flotilla.db"), shards, options, Arc::clone(&lock))?;
     let catalog = catalog::open(&dir.join("catalog.db"), lock)?;
-    Ok(Stores { journal: Arc::new(journal), rows: Arc::new(rows), catalog: Arc::new(catalog) })
+    Ok(Stores { journal: Arc::new(journal), rows: Arc::new(rows), catalog: Arc::new(catalog), released })
 }
 
 /// A connection as all of ours are: no surprises from other processes, and waiting for a moment rather than failing.

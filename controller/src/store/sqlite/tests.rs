@@ -259,7 +259,7 @@ async fn the_catalog_applies_each_step_once_and_names_the_one_that_fails() {
     use crate::store::migrations::Migration;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("catalog.db");
-    let lock = std::sync::Arc::new(super::folder::lock(dir.path()).unwrap());
+    let lock = std::sync::Arc::new(super::folder::lock(dir.path(), Default::default()).unwrap());
     let open = |steps: &[Migration]| super::catalog::open_with(&path, std::sync::Arc::clone(&lock), steps);
     let one = Migration {
         number: 1,
