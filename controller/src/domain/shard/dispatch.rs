@@ -131,9 +131,9 @@ impl Machine {
         self.record(slot, Change::Dispatched { attempt: attempt.number, route, session }, now);
     }
 
-    /// Grants what waits on a SIM, as far as it has places.
+    /// Grants what waits on a SIM, as far as it has places: these are known when the device has listed what it holds.
     pub(super) fn grant(&mut self, id: DeviceId, sim: SimId, now: Now) {
-        let Some(device) = self.devices.get_mut(&id).filter(|device| device.session.is_some()) else { return };
+        let Some(device) = self.devices.get_mut(&id).filter(|device| device.settled) else { return };
         while let Some(attempt) = device.sim_mut(sim).and_then(|sim| sim.next_waiting()) {
             let Some(flight) = device.flights.get_mut(&attempt) else { continue };
             if flight.grant == Grant::Yes || flight.sim != sim {
