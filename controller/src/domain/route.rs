@@ -296,3 +296,131 @@ impl RouteTable {
 fn is_paused(pauses: &FxHashMap<SimId, Pause>, sim: SimId) -> bool {
     !pauses.is_empty() && pauses.get(&sim).is_some_and(|pause| !pause.over)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> RouteTable {
+        RouteTable::new(PauseLimits { min_ms: 1_000, max_ms: 8_000 })
+    }
+
+    fn device(n: u8) -> DeviceId {
+        DeviceId::from_bytes([n; 16])
+    }
+
+    fn sim(n: u8) -> SimId {
+        SimId::from_bytes([n; 16])
+    }
+
+    fn tenant() -> TenantId {
+        TenantId::from_bytes([1; 16])
+    }
+
+    fn online(table: &mut RouteTable, n: u8, window: u16, sims: &[(u8, bool)]) {
+        table.set_device(RouteDevice {
+            device: device(n),
+            tenant: tenant(),
+            window,
+            accepts_work: true,
+            sims: sims.iter().map(|(n, ready)| (sim(*n), *ready)).collect(),
+        });
+    }
+
+    fn candidate(class: Priority, pin: Pin, avoid: Option<u8>) -> Candidate {
+        let to = Msisdn::from_u64(255_712_345_678).unwrap();
+        Candidate { tenant: tenant(), class, pin, to, segments: 1, avoid: avoid.map(sim) }
+    }
+
+    /// Chooses and occupies until there is no room; the numbers of the SIMs.
+    fn fill(table: &mut RouteTable, class: Priority, pin: Pin) -> Vec<u8> {
+        let mut taken = vec![];
+        while let Choice::Take(route) = table.choose(&candidate(class, pin, None)) {
+            table.occupy(route);
+            taken.push(route.sim.to_bytes()[0]);
+        }
+        taken
+    }
+
+    #[test]
+    fn sims_take_turns_up_to_their_share_and_a_part_is_kept_for_urgent() {
+        let mut table = table();
+        online(&mut table, 1, 8, &[(1, true), (2, true)]);
+        online(&mut table, 2, 2, &[(3, true), (4, false)]);
+        assert_eq!(fill(&mut table, Priority::Bulk, Pin::Any), [1, 2, 3, 1, 2, 3, 1, 2, 1]);
+        assert_eq!(fill(&mut table, Priority::High, Pin::Device(device(1))), [0u8; 0]);
+        assert_eq!(fill(&mut table, Priority::Urgent, Pin::Any).len(), 1);
+        assert_eq!(fill(&mut table, Priority::Urgent, Pin::Sim(sim(1))), [0u8; 0]);
+    }
+
+    #[test]
+    fn released_room_is_offered_again_once() {
+        let mut table = table();
+        online(&mut table, 1, 2, &[(1, true)]);
+        fill(&mut table, Priority::Normal, Pin::Any);
+        let route = Route { device: device(1), sim: sim(1) };
+        table.release(route);
+        table.release(route);
+        table.release(route);
+        assert_eq!(fill(&mut table, Priority::Normal, Pin::Any), [1, 1], "never more than the window");
+    }
+
+    #[test]
+    fn pins_need_their_own_and_reach_into_no_other_tenant() {
+        let mut table = table();
+        online(&mut table, 1, 4, &[(1, true), (2, true)]);
+        let of = |table: &mut RouteTable, pin| table.choose(&candidate(Priority::Normal, pin, None));
+        let route = |n| Choice::Take(Route { device: device(1), sim: sim(n) });
+        assert_eq!(of(&mut table, Pin::Sim(sim(2))), route(2));
+        assert_eq!(of(&mut table, Pin::Sim(sim(9))), Choice::Wait);
+        assert_eq!(of(&mut table, Pin::Device(device(9))), Choice::Wait);
+        let foreign =
+            Candidate { tenant: TenantId::from_bytes([9; 16]), ..candidate(Priority::Normal, Pin::Sim(sim(2)), None) };
+        assert_eq!(table.choose(&foreign), Choice::Wait);
+    }
+
+    #[test]
+    fn an_avoided_sim_is_taken_only_by_those_pinned_to_it() {
+        let mut table = table();
+        online(&mut table, 1, 4, &[(1, true)]);
+        let choose = |table: &mut RouteTable, pin| table.choose(&candidate(Priority::Normal, pin, Some(1)));
+        assert_eq!(choose(&mut table, Pin::Any), Choice::Unfit);
+        assert_eq!(choose(&mut table, Pin::Device(device(1))), Choice::Unfit);
+        assert!(matches!(choose(&mut table, Pin::Sim(sim(1))), Choice::Take(_)));
+        online(&mut table, 2, 4, &[(2, true)]);
+        assert_eq!(choose(&mut table, Pin::Any), Choice::Take(Route { device: device(2), sim: sim(2) }));
+    }
+
+    #[test]
+    fn pauses_double_while_nothing_is_sent_and_outlive_the_link() {
+        let mut table = table();
+        online(&mut table, 1, 4, &[(1, true)]);
+        let mut now_ms = 0;
+        let mut lengths = vec![];
+        for _ in 0..5 {
+            let until_ms = table.pause(sim(1), now_ms);
+            assert_eq!(table.pause(sim(1), now_ms + 1), until_ms, "one pause at a time");
+            table.remove_device(device(1));
+            online(&mut table, 1, 4, &[(1, true)]);
+            assert_eq!(fill(&mut table, Priority::Normal, Pin::Any), [0u8; 0]);
+            assert_eq!(table.resume(sim(1), until_ms - 1), None);
+            assert_eq!(table.resume(sim(1), until_ms), Some(device(1)));
+            lengths.push(until_ms - now_ms);
+            now_ms = until_ms;
+        }
+        assert_eq!(lengths, [1_000, 2_000, 4_000, 8_000, 8_000]);
+        table.succeeded(sim(1));
+        assert_eq!(table.pause(sim(1), now_ms), now_ms + 1_000);
+    }
+
+    #[test]
+    fn a_device_that_comes_and_goes_leaves_one_entry() {
+        let mut table = table();
+        for _ in 0..100 {
+            online(&mut table, 1, 4, &[(1, true)]);
+            table.remove_device(device(1));
+        }
+        assert_eq!(table.turns[&tenant()].iter().map(|turns| turns.queue.len()).sum::<usize>(), 2);
+        assert!(table.sims.is_empty() && table.devices.is_empty());
+    }
+}

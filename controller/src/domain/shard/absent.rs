@@ -1,54 +1,56 @@
 //! Which messages have left memory while the store was being read. What a read brings of them is older than what memory
-//! had, so it must not come back.
-//!
-//! Kept in two generations, so that it stays small under reads that overlap without end: a generation is dropped when the
-//! reads that began in it or before it have all returned.
+//! had, so it must not come back; what a later read brings is fresh.
+
+use std::collections::{BTreeSet, VecDeque};
 
 use flotilla_protocol::id::MessageId;
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 
 #[derive(Debug, Default)]
 pub(super) struct Absent {
-    current: FxHashSet<MessageId>,
-    previous: FxHashSet<MessageId>,
-    /// Reads under way, by the parity of the generation in which they began.
-    reads: [u32; 2],
-    parity: usize,
+    /// Counts reads.
+    clock: u64,
+    /// Reads under way.
+    reads: BTreeSet<u64>,
+    /// The last read that had begun when a message left.
+    left: FxHashMap<MessageId, u64>,
+    /// The same, the earliest first; forgotten as soon as no read is as old.
+    order: VecDeque<(u64, MessageId)>,
 }
 
 /// A read of the store under way.
 #[derive(Debug)]
-pub(super) struct Read {
-    parity: usize,
-}
+pub(super) struct Read(u64);
 
 impl Absent {
     pub(super) fn begin(&mut self) -> Read {
-        if self.reads[1 - self.parity] == 0 {
-            self.previous = std::mem::take(&mut self.current);
-            self.parity = 1 - self.parity;
-        }
-        self.reads[self.parity] += 1;
-        Read { parity: self.parity }
+        self.clock += 1;
+        self.reads.insert(self.clock);
+        Read(self.clock)
     }
 
     pub(super) fn end(&mut self, read: &Read) {
-        self.reads[read.parity] -= 1;
-        if self.reads == [0, 0] {
-            self.current.clear();
-            self.previous.clear();
+        self.reads.remove(&read.0);
+        let oldest = self.reads.first().copied().unwrap_or(u64::MAX);
+        while let Some((at, message)) = self.order.front().copied().filter(|(at, _)| *at < oldest) {
+            self.order.pop_front();
+            if self.left.get(&message) == Some(&at) {
+                self.left.remove(&message);
+            }
         }
     }
 
     /// A message leaves memory.
     pub(super) fn note(&mut self, message: MessageId) {
-        if self.reads != [0, 0] {
-            self.current.insert(message);
+        if !self.reads.is_empty() {
+            self.left.insert(message, self.clock);
+            self.order.push_back((self.clock, message));
         }
     }
 
-    pub(super) fn contains(&self, message: MessageId) -> bool {
-        self.current.contains(&message) || self.previous.contains(&message)
+    /// Whether a message has left memory since a read began.
+    pub(super) fn left_since(&self, read: &Read, message: MessageId) -> bool {
+        self.left.get(&message).is_some_and(|at| *at >= read.0)
     }
 }
 
@@ -61,21 +63,22 @@ mod tests {
         let message = |n: u8| MessageId::from_bytes([n; 16]);
         let mut absent = Absent::default();
         absent.note(message(0));
-        assert!(!absent.contains(message(0)));
-        let mut reads = std::collections::VecDeque::new();
+        let mut reads = VecDeque::new();
         for n in 1..100 {
             reads.push_back((n, absent.begin()));
             absent.note(message(n));
             if reads.len() == 3 {
                 let (first, read) = reads.pop_front().unwrap();
-                assert!((first..=n).all(|n| absent.contains(message(n))));
+                for m in 0..=n {
+                    assert_eq!(absent.left_since(&read, message(m)), m >= first, "{m} since {first}");
+                }
                 absent.end(&read);
             }
-            assert!(absent.current.len() + absent.previous.len() < 10);
+            assert!(absent.left.len() <= 3 && absent.order.len() <= 3);
         }
         for (_, read) in reads {
             absent.end(&read);
         }
-        assert!(!absent.contains(message(99)));
+        assert!(absent.left.is_empty() && absent.order.is_empty());
     }
 }

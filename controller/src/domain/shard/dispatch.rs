@@ -92,9 +92,9 @@ impl Machine {
 
     /// The intent is an event; the frame leaves when it is committed.
     fn dispatch(&mut self, slot: Slot, class: Priority, route: Route, now: Now) {
-        let Some(device) = self.devices.get_mut(&route.device) else { return };
-        let Some(session) = device.session else { return };
-        let Some(sim) = device.sim_mut(route.sim) else { return };
+        let device = self.devices.get_mut(&route.device).expect("a route is on a device that is known");
+        let session = device.session.expect("a route is on a device with a link");
+        let sim = device.sim_mut(route.sim).expect("a route is on a SIM of its device");
         let Some(message) = self.messages.get(slot) else { return };
         let attempt = Attempt { message: message.id, number: message.attempt + 1 };
         let send_within_ms = lease_ms(self.settings.send_within_ms, message.expires_ms, now);

@@ -1,5 +1,6 @@
 //! What time does: schedules, back-off, pauses, leases, and the end of every message's validity.
 
+use flotilla_protocol::id::DeviceId;
 use flotilla_protocol::wire::{Attempt, Down, ErrorClass};
 use smallvec::smallvec;
 
@@ -69,7 +70,7 @@ impl Machine {
                 let flight = device.and_then(|device| device.flights.get(&number));
                 let never_granted = flight.is_some_and(|flight| flight.grant == Grant::No);
                 if let Some(route) = route {
-                    self.post(route.device, Down::Cancel { attempts: smallvec![number] });
+                    self.give_up(route.device, number, now);
                 }
                 if never_granted {
                     ("validity-over", "not sent within its validity")
@@ -81,6 +82,16 @@ impl Machine {
         };
         let why = failure(ErrorClass::Transient, code, text);
         self.record(slot, Change::Expired { attempt, route, why }, now);
+    }
+
+    /// The attempt of a message that ends: its device is told, and keeps its place until it answers.
+    fn give_up(&mut self, id: DeviceId, attempt: Attempt, now: Now) {
+        if self.devices.get(&id).is_some_and(|device| device.session.is_some()) {
+            self.post(id, Down::Cancel { attempts: smallvec![attempt] });
+        } else {
+            self.land(id, attempt, now);
+            self.forget_if_idle(id);
+        }
     }
 
     /// Nothing can hand the attempt to a radio any more, unless its device did so before.

@@ -20,6 +20,7 @@
 
 mod absent;
 mod accept;
+pub mod bench;
 mod dispatch;
 mod ends;
 mod fleet;
@@ -168,7 +169,7 @@ impl Machine {
             machine.totals.add(count.class, count.state, count.messages);
         }
         for record in restored.in_flight {
-            machine.adopt(record, now);
+            machine.adopt(record, None, now);
         }
         for count in &restored.open {
             if count.state == MessageState::Queued && count.messages > 0 {

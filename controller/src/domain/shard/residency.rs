@@ -186,7 +186,7 @@ impl Machine {
         };
         for record in records {
             if record.state == MessageState::Queued {
-                self.adopt(record, now);
+                self.adopt(record, Some(&refill.read), now);
             }
         }
         self.residency.absent.end(&refill.read);
@@ -194,9 +194,10 @@ impl Machine {
     }
 
     /// Takes a message of the store into memory, unless memory knows better.
-    pub(super) fn adopt(&mut self, record: MessageRecord, now: Now) -> Option<Slot> {
+    pub(super) fn adopt(&mut self, record: MessageRecord, read: Option<&Read>, now: Now) -> Option<Slot> {
         let id = record.submission.id;
-        if !record.is_open() || self.ids.contains_key(&id) || self.residency.absent.contains(id) {
+        let is_old = read.is_some_and(|read| self.residency.absent.left_since(read, id));
+        if !record.is_open() || self.ids.contains_key(&id) || is_old {
             return None;
         }
         let lane = self.lanes.join(super::lane_key(&record.submission));
@@ -308,18 +309,19 @@ impl Machine {
 
     pub(super) fn loaded(&mut self, message: MessageId, record: Option<Box<MessageRecord>>, now: Now) {
         let Some(load) = self.residency.loads.remove(&message) else { return };
+        let Some(read) = &load.read else { return };
         let state = record.as_ref().map(|record| record.state);
-        if self.residency.absent.contains(message) && !self.ids.contains_key(&message) {
-            // It was in memory meanwhile and has gone again: ended, or given back to the store. Only a new read can tell.
-            self.reload(message, load);
-            self.load_next();
-            return;
-        }
+        let is_old = self.residency.absent.left_since(read, message) && !self.ids.contains_key(&message);
         if let Some(record) = record {
-            self.adopt(*record, now);
+            self.adopt(*record, Some(read), now);
         }
-        if let Some(read) = &load.read {
-            self.residency.absent.end(read);
+        self.residency.absent.end(read);
+        if is_old {
+            // It was in memory meanwhile and has gone again: ended, or given back to the store. Only a new read can tell.
+            let again = self.load(load.tenant, message);
+            again.reports = load.reports;
+            again.cancels = load.cancels;
+            return self.load_next();
         }
         for (device, session, report) in load.reports {
             let position = report.position;
@@ -335,15 +337,6 @@ impl Machine {
             self.effects.push(Effect::Cancelled { token, outcome });
         }
         self.load_next();
-    }
-
-    fn reload(&mut self, message: MessageId, load: Load) {
-        if let Some(read) = &load.read {
-            self.residency.absent.end(read);
-        }
-        let again = self.load(load.tenant, message);
-        again.reports = load.reports;
-        again.cancels = load.cancels;
     }
 
     /// Starts the reads whose time has come.
@@ -389,7 +382,7 @@ impl Machine {
         }
         for record in records {
             if record.state == MessageState::Scheduled {
-                self.adopt(record, now);
+                self.adopt(record, Some(&read), now);
             }
         }
         self.residency.absent.end(&read);
@@ -402,7 +395,7 @@ impl Machine {
         }
         for record in records {
             if record.submission.expires_ms <= now.unix_ms
-                && let Some(slot) = self.adopt(record, now)
+                && let Some(slot) = self.adopt(record, Some(&read), now)
             {
                 self.expire(slot, now);
             }

@@ -4,7 +4,7 @@ use flotilla_protocol::wire::{Down, ReportKind};
 
 use super::rig::*;
 use crate::domain::message::{MessageState, Priority};
-use crate::domain::shard::{CancelOutcome, Effect, ShardSettings};
+use crate::domain::shard::{CancelOutcome, Effect, Input, ShardSettings};
 use MessageState::*;
 
 fn small() -> ShardSettings {
@@ -84,10 +84,27 @@ fn what_ends_while_the_store_is_read_does_not_come_back() {
     rig.hold_reads = false;
     assert_eq!(rig.cancel(victim), CancelOutcome::Cancelled);
     let class = Priority::Normal;
-    rig.input(crate::domain::shard::Input::Refilled { tenant: tenant(1), class, records: stale });
+    rig.input(Input::Refilled { tenant: tenant(1), class, records: stale });
     let sent = run_dry(&mut rig, 1);
     assert!(!sent.contains(&victim));
     assert_eq!((rig.state(victim), sent.len()), (Cancelled, ids.len() - 1));
+}
+
+#[test]
+fn what_goes_to_the_store_while_it_is_read_is_read_next() {
+    let mut rig = Rig::with(small());
+    let mut ids: Vec<_> = (0..11).map(|_| rig.accept(|_| {})).collect();
+    rig.hold_reads = true;
+    rig.up(1, 16, &[route_sim(1, 16)]);
+    assert!(matches!(rig.reads.pop(), Some(Effect::Refill { .. })));
+    let mut page: Vec<_> = rig.records.values().filter(|record| record.state == Queued).cloned().collect();
+    page.sort_by_key(|record| record.order);
+    assert_eq!(page.len(), 3, "a short page: there is no more at this moment");
+    ids.extend((0..3).map(|_| rig.accept(|_| {})));
+    rig.hold_reads = false;
+    let input = Input::Refilled { tenant: tenant(1), class: Priority::Normal, records: page };
+    rig.input(input);
+    assert_eq!(run_dry(&mut rig, 1), ids);
 }
 
 #[test]
