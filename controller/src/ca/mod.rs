@@ -35,8 +35,8 @@ pub use identity::{
 pub use rotation::{Rotation, RotationError};
 pub use tls::{ServerTls, client_trust, provider, server_tls};
 
-/// The name in every controller's certificate, and what devices send as SNI wherever the controller is.
-pub const CONTROLLER_DNS_NAME: &str = "controller.flotilla";
+/// In every controller's certificate, and what devices send as SNI wherever the controller is.
+pub use flotilla_protocol::wire::CONTROLLER_NAME as CONTROLLER_DNS_NAME;
 
 pub const DEVICE_LIFETIME_S: u64 = 7 * 86_400;
 /// Controllers renew theirs after a third of it, without a restart.

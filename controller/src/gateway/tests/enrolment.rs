@@ -134,10 +134,10 @@ async fn garbage_and_too_long_frames_are_refused() {
 
 #[tokio::test]
 async fn whoever_says_nothing_is_closed() {
-    let world = World::with(Limits { first_frame_ms: 50, ..Limits::default() }).await;
+    let world = World::with(Limits { first_frame_ms: 500, ..Limits::default() }).await;
     let roots = world.parts.ca.roots_der();
     let (_endpoint, mut half) = enroll_stream(world.address(), &roots).await;
-    half.send.write_all(&[9]).await.unwrap();
+    let _ = half.send.write_all(&[9]).await;
     let ConnectionError::ApplicationClosed(close) = half.closed().await else { panic!() };
     assert_eq!(close.error_code, close::TOO_SLOW);
     let endpoint = client::endpoint();

@@ -50,7 +50,7 @@ async fn a_storm_of_handshakes_leaves_live_sessions_alone() {
     assert_eq!(connected, STORM, "everybody gets in at last");
     assert!(pings >= 5, "the storm was over after {pings} pings");
     // The storm's own 500 clients work on the same cores.
-    assert!(slowest < Duration::from_secs(1), "a ping took {slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "a ping took {slowest:?}");
 }
 
 #[tokio::test]
