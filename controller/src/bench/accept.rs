@@ -27,13 +27,16 @@ pub(super) struct AcceptOptions {
     pub(super) paced_rate: u32,
 }
 
+/// Longer ones are counted as this long.
+const LATENCY_MAX_US: u64 = 60_000_000;
+
 pub(super) async fn run(options: AcceptOptions) -> anyhow::Result<Report> {
     let subject = Subject::start(0, None).await?;
     let mut report = Report::new("accept");
     let floor = request("GET", "/healthz", &subject.key, "application/json", b"");
     let length = Duration::from_secs(options.seconds);
     let (mut durable, mut http) = (Vec::new(), Vec::new());
-    let mut latencies = Histogram::<u64>::new(3)?;
+    let mut latencies = Histogram::<u64>::new_with_bounds(1, LATENCY_MAX_US, 3)?;
     for round in 0..options.rounds {
         let (count, taken) = flat_out(&subject, options.connections, length, 200, |_| floor.clone()).await?;
         http.push(count as f64 / taken);
@@ -100,7 +103,7 @@ async fn paced(subject: &Subject, options: &AcceptOptions, into: &mut Histogram<
     for n in 0..options.connections {
         let (mut connection, request) = (subject.connect().await?, message(&subject.key, n));
         tasks.spawn(async move {
-            let mut latencies = Histogram::<u64>::new(3)?;
+            let mut latencies = Histogram::<u64>::new_with_bounds(1, LATENCY_MAX_US, 3)?;
             let first = tokio::time::Instant::now() + gap.mul_f64(f64::from(n) / 64.0 % 1.0);
             let mut ticks = tokio::time::interval_at(first, gap);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
