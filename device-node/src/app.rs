@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::CommandFactory;
 use flotilla_protocol::enroll_code::EnrollCode;
-use flotilla_protocol::wire::DeviceInfo;
+use flotilla_protocol::id::Epoch;
+use flotilla_protocol::wire::{DeviceInfo, Hello, PROTOCOL};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,12 +23,12 @@ use crate::fleet::{self, Fleet, Member, Shared, software};
 use crate::identity::{Identity, IdentityStore, SoftwareKeys};
 use crate::link::Links;
 use crate::netwatch;
-use crate::outbox::{Options, Outbox};
+use crate::outbox::{self, Options, Outbox};
 use crate::radio::modem::{Modem, scripted};
 use crate::radio::simulated::{FleetProfile, Setup, SimulatedRadio};
 use crate::radio::{Radio, RadioLog, RadioSet};
-use crate::selftest::{self, Verdict};
-use crate::status::{self, NodeStatus};
+use crate::selftest::{self, Check, Verdict};
+use crate::status::{self, NodeStatus, StatusError};
 use crate::telemetry::{self, RemoteLog};
 
 /// Before a node whose radio is gone starts it again.
@@ -338,17 +339,10 @@ async fn selftest_here(config: &Config, json: bool) -> anyhow::Result<bool> {
     let (certificate, identity) = selftest::certificate(&identity_store(&config.data_dir));
     checks.push(certificate);
     if let Some(identity) = identity {
-        checks.extend(selftest::controllers(&identity).await);
         match status::ask(&config.data_dir).await {
-            // The radios are the running node's; it knows best.
-            Ok(status) => checks.extend(status.devices.iter().flat_map(|device| selftest::running(&device.sims))),
-            Err(_) => {
-                let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-                checks.extend(match radios(config, &identity, &clock, announced_seed(config.seed)) {
-                    Ok(radio) => selftest::radios(radio).await,
-                    Err(error) => vec![selftest::check("radios", Verdict::Failed, error.to_string())],
-                });
-            }
+            Ok(status) => checks.extend(status.devices.iter().flat_map(selftest::running)),
+            Err(StatusError::NotRunning(_)) => checks.extend(selftest_alone(config, &identity).await),
+            Err(error) => checks.push(selftest::check("running node", Verdict::Failed, error.to_string())),
         }
     }
     let good = checks.iter().all(|check| check.verdict != Verdict::Failed);
@@ -365,6 +359,31 @@ async fn selftest_here(config: &Config, json: bool) -> anyhow::Result<bool> {
         println!("{mark}  {}: {}", check.what, check.detail);
     }
     Ok(good)
+}
+
+/// Radios and controllers, where no node runs.
+async fn selftest_alone(config: &Config, identity: &Identity) -> Vec<Check> {
+    // Held to the end: a node would lose its session, and its modems, to this test.
+    let _alone = match outbox::lock(&config.data_dir) {
+        Ok(lock) => lock,
+        Err(error) => return vec![selftest::check("running node", Verdict::Failed, error.to_string())],
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let sims = match radios(config, identity, &clock, announced_seed(config.seed)) {
+        Ok(radio) => selftest::radios(radio).await,
+        Err(error) => {
+            let unasked = "not asked: without its radios this machine would tell them that its SIMs are gone";
+            return vec![
+                selftest::check("radios", Verdict::Failed, error.to_string()),
+                selftest::check("controllers", Verdict::Warning, unasked),
+            ];
+        }
+    };
+    let mut checks: Vec<Check> = sims.iter().map(selftest::sim).collect();
+    let info = device_info(config);
+    let hello = Hello { protocol: PROTOCOL, info, device_ms: 0, window: 1, epoch_seen: Epoch(0), sims };
+    checks.extend(selftest::controllers(identity, &hello).await);
+    checks
 }
 
 async fn show_status(data_dir: &Path, json: bool) -> anyhow::Result<()> {
@@ -407,4 +426,27 @@ fn status_text(status: &NodeStatus) -> String {
         lines.push(format!("... and {} more; --json shows all", status.devices.len() - DEVICES_SHOWN));
     }
     lines.join("\n") + "\n"
+}
+
+/// An error with its causes. Many messages end with their cause already; it is not said twice.
+pub fn told(error: &anyhow::Error) -> String {
+    let add = |said: String, cause: String| if said.ends_with(&cause) { said } else { format!("{said}: {cause}") };
+    error.chain().map(ToString::to_string).reduce(add).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        let error = anyhow::Error::from(outbox::lock(&file).unwrap_err());
+        let cause = error.root_cause().to_string();
+        let text = told(&error.context("cannot start"));
+        assert!(text.starts_with("cannot start: "), "{text}");
+        assert_eq!(text.matches(&cause).count(), 1, "{text}");
+    }
 }

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("flotilla-node: {error:#}");
+            eprintln!("flotilla-node: {}", app::told(&error));
             ExitCode::FAILURE
         }
     }

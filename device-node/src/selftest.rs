@@ -4,14 +4,14 @@ use std::future::poll_fn;
 use std::path::Path;
 use std::time::Duration;
 
-use flotilla_protocol::wire::{SimInfo, SimState};
+use flotilla_protocol::wire::{Hello, Refusal, SimInfo, SimState};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
-use crate::agent::SimStatus;
+use crate::agent::{AgentStatus, LineStatus};
 use crate::clock::{Clock, SystemClock};
 use crate::identity::{Identity, IdentityStore};
-use crate::link::Links;
+use crate::link::{ConnectError, Links};
 use crate::radio::{Radio, RadioEvent};
 
 /// Enough for a modem that has just been plugged in.
@@ -90,8 +90,10 @@ pub fn certificate(store: &IdentityStore) -> (Check, Option<Identity>) {
     (found, Some(identity))
 }
 
-/// One check for each controller: a QUIC handshake, which a running node does not notice.
-pub async fn controllers(identity: &Identity) -> Vec<Check> {
+/// One check for each controller: up to its welcome, for a handshake succeeds before anybody has looked whether this device
+/// is revoked. `hello` takes the place of a running node's session, so no node may run meanwhile; and the controllers
+/// believe its inventory. What this device holds is not told, so they give it no work.
+pub async fn controllers(identity: &Identity, hello: &Hello) -> Vec<Check> {
     let links = match Links::bind(1) {
         Ok(links) => links,
         Err(error) => return vec![check("controllers", Verdict::Failed, format!("no UDP socket: {error}"))],
@@ -104,20 +106,37 @@ pub async fn controllers(identity: &Identity) -> Vec<Check> {
     for controller in &identity.controllers {
         let what = format!("controller {controller}");
         let start = Instant::now();
-        checks.push(match links.open(&config, std::slice::from_ref(controller)).await {
-            Ok(session) => {
+        let hello = || Hello { device_ms: SystemClock.now().boot_ms, ..hello.clone() };
+        checks.push(match links.connect(&config, std::slice::from_ref(controller), hello).await {
+            Ok((session, _)) => {
                 session.connection.close(0u8.into(), b"");
-                check(&what, Verdict::Ok, format!("answers in {} ms", start.elapsed().as_millis()))
+                check(&what, Verdict::Ok, format!("welcomes this device in {} ms", start.elapsed().as_millis()))
             }
-            Err(error) => check(&what, Verdict::Failed, format!("{error}; is UDP open on the way there?")),
+            Err(error) => turned_away(&what, &error),
         });
     }
     links.close().await;
+    if checks.iter().all(|check| check.verdict != Verdict::Ok) {
+        checks.iter_mut().for_each(|check| check.verdict = Verdict::Failed);
+    }
     checks
 }
 
+/// One controller may send a device to others, as long as one of them welcomes it.
+fn turned_away(what: &str, error: &ConnectError) -> Check {
+    match error {
+        ConnectError::Redirected(_) | ConnectError::Refused { reason: Refusal::Busy | Refusal::ShuttingDown, .. } => {
+            check(what, Verdict::Warning, error.to_string())
+        }
+        ConnectError::Timeout | ConnectError::Connection(_) => {
+            check(what, Verdict::Failed, format!("{error}; is UDP open on the way there?"))
+        }
+        _ => check(what, Verdict::Failed, error.to_string()),
+    }
+}
+
 /// Waits until every SIM is ready, or for long enough.
-pub async fn radios(mut radio: Box<dyn Radio>) -> Vec<Check> {
+pub async fn radios(mut radio: Box<dyn Radio>) -> Vec<SimInfo> {
     let end = Instant::now() + RADIO_PATIENCE;
     let mut sims = radio.sims();
     while sims.iter().any(|sim| sim.state != SimState::Ready) {
@@ -127,15 +146,26 @@ pub async fn radios(mut radio: Box<dyn Radio>) -> Vec<Check> {
             Ok(None) | Err(_) => break,
         }
     }
-    sims.iter().map(sim).collect()
+    sims
 }
 
-/// As a running node sees them.
-pub fn running(sims: &[SimStatus]) -> Vec<Check> {
-    sims.iter().map(|one| verdict(one.slot, one.state, &one.operator)).collect()
+/// The word of a running node about its line and its SIMs: both are its own, and it knows best.
+pub fn running(device: &AgentStatus) -> Vec<Check> {
+    let sims = device.sims.iter().map(|one| verdict(one.slot, one.state, &one.operator));
+    std::iter::once(line(&device.line)).chain(sims).collect()
 }
 
-fn sim(sim: &SimInfo) -> Check {
+fn line(line: &LineStatus) -> Check {
+    let (verdict, word) = match (&line.controller, &line.last_error) {
+        (Some(controller), _) => (Verdict::Ok, format!("connected to {controller}")),
+        (None, Some(error)) => (Verdict::Failed, format!("not connected: {error}")),
+        (None, None) => (Verdict::Failed, "not connected yet, try again in a moment".to_owned()),
+    };
+    check("controllers", verdict, format!("{word} (says the running node, whose session a test would end)"))
+}
+
+/// What there is to say about one SIM.
+pub fn sim(sim: &SimInfo) -> Check {
     verdict(sim.slot, sim.state, &sim.operator)
 }
 
@@ -173,6 +203,16 @@ mod tests {
         let (check, identity) = certificate(&IdentityStore::fleeting(folder.path().join("identity")));
         assert!(identity.is_none());
         assert!(check.detail.contains("flotilla-node enroll"));
+    }
+
+    #[test]
+    fn a_running_node_is_taken_at_its_word() {
+        let up = LineStatus { connected: true, controller: Some("c:1".into()), ..LineStatus::default() };
+        assert_eq!(line(&up).verdict, Verdict::Ok);
+        let down = LineStatus { last_error: Some("no answer".into()), ..LineStatus::default() };
+        assert_eq!(line(&down).verdict, Verdict::Failed);
+        assert!(line(&down).detail.contains("no answer") && line(&down).detail.contains("running node"));
+        assert_eq!(line(&LineStatus::default()).verdict, Verdict::Failed);
     }
 
     #[test]

@@ -156,13 +156,14 @@ impl Machine {
         self.slots.iter().map(|slot| slot.sim.clone()).collect()
     }
 
-    /// The last measurements, or what the inventory says where there are none.
+    /// The last measurements, or what the inventory says where there are none. The state is always the inventory's: a
+    /// modem that was unplugged measures nothing any more, and its last measurement said that it was ready.
     pub fn health(&self) -> Vec<SimHealth> {
-        let bare = |sim: &SimInfo| {
-            let (slot, state, operator) = (sim.slot, sim.state, sim.operator.clone());
-            SimHealth { slot, state, operator, ..SimHealth::default() }
+        let of = |Slot { sim, health, .. }: &Slot| {
+            let bare = || SimHealth { operator: sim.operator.clone(), ..SimHealth::default() };
+            SimHealth { slot: sim.slot, state: sim.state, ..health.clone().unwrap_or_else(bare) }
         };
-        self.slots.iter().map(|slot| slot.health.clone().unwrap_or_else(|| bare(&slot.sim))).collect()
+        self.slots.iter().map(of).collect()
     }
 
     pub fn set_outbox_full(&mut self, full: bool) {

@@ -27,7 +27,10 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 const STAGGER: Duration = Duration::from_millis(800);
 /// Addresses of one host name that are tried.
 const ADDRESSES_MAX: usize = 4;
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// After a silence this long a link says something. A controller that was killed and is back knows nothing of its links,
+/// and answers their next packet with a stateless reset: so this is how long its restart goes unnoticed on an idle link. A
+/// machine on the mains can afford it. A phone, which wakes its modem each time, does better with 15 s: [`Links::bind_with`].
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(45);
 
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +102,13 @@ pub struct Session {
 impl Links {
     /// Binds `sockets` UDP sockets, over which the connections are spread. Needs a tokio runtime.
     pub fn bind(sockets: usize) -> io::Result<Self> {
+        Self::bind_with(sockets, KEEP_ALIVE)
+    }
+
+    /// With another keep-alive than [`KEEP_ALIVE`]; it has to stay well below the idle timeout of 45 s.
+    pub fn bind_with(sockets: usize, keep_alive: Duration) -> io::Result<Self> {
         let endpoints = (0..sockets.max(1)).map(|_| bind()).collect::<io::Result<_>>()?;
-        let (tls, transport) = (tls::Tls::new(), Arc::new(transport()));
+        let (tls, transport) = (tls::Tls::new(), Arc::new(transport(keep_alive)));
         Ok(Self(Arc::new(Inner { tls, transport, endpoints, next: AtomicUsize::new(0) })))
     }
 
@@ -238,7 +246,7 @@ fn bind() -> io::Result<Endpoint> {
 }
 
 /// DESIGN 7: a link that costs little while it is idle.
-fn transport() -> TransportConfig {
+fn transport(keep_alive: Duration) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(8))
@@ -249,7 +257,7 @@ fn transport() -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .initial_mtu(1200)
         .mtu_discovery_config(None)
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_interval(Some(keep_alive))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE.as_millis() as u32))));
     transport
 }

@@ -293,7 +293,8 @@ impl Future for Commit {
     }
 }
 
-fn lock(folder: &Path) -> Result<File, OpenError> {
+/// Held by whoever runs on this folder, as long as the file lives.
+pub(crate) fn lock(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join("outbox.lock");
     let io = |source| OpenError::Io { path: path.clone(), source };
     std::fs::create_dir_all(folder).map_err(io)?;

@@ -2,4 +2,5 @@
 
 mod fleet;
 mod link;
+mod selftest;
 mod support;

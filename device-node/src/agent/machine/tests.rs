@@ -140,6 +140,19 @@ fn a_sim_that_is_not_ready_lets_go_of_what_waits_for_it() {
 }
 
 #[test]
+fn a_modem_that_was_unplugged_is_not_ready_in_the_next_telemetry() {
+    let mut world = World::connected();
+    let measured =
+        SimHealth { slot: 0, state: SimState::Ready, signal_dbm: Some(-71), ..world.machine.health().remove(0) };
+    world.health(measured.clone());
+    assert_eq!(world.machine.health()[0], measured);
+    world.sims(vec![sim(0, SimState::Absent)]);
+    assert_eq!(world.machine.health()[0].state, SimState::Absent);
+    world.sims(vec![sim(0, SimState::Ready)]);
+    assert_eq!(world.machine.health()[0], measured);
+}
+
+#[test]
 fn a_lease_that_ends_while_the_machine_sleeps_is_over_when_it_wakes() {
     let mut world = World::connected();
     // The radio is busy, so the second waits with its grant.

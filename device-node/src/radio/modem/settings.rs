@@ -155,6 +155,8 @@ pub(super) struct Timing {
     /// Before a port that has failed is opened again; doubles up to `reopen_max`.
     pub(super) reopen: Duration,
     pub(super) reopen_max: Duration,
+    /// The same for a port that is not there: to look for a file costs nothing, and whoever plugs a modem in waits for it.
+    pub(super) reopen_absent_max: Duration,
     /// What a modem needs to come back after `AT+CFUN=1,1`.
     pub(super) reset: Duration,
     /// An incomplete message is delivered as it is when no part has come for so long.
@@ -177,6 +179,7 @@ impl Default for Timing {
             ussd: Duration::from_secs(30),
             reopen: Duration::from_secs(1),
             reopen_max: Duration::from_secs(30),
+            reopen_absent_max: Duration::from_secs(3),
             reset: Duration::from_secs(10),
             parts: Duration::from_secs(15 * 60),
         }

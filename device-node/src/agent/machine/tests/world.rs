@@ -6,7 +6,8 @@ use flotilla_protocol::address::Address;
 use flotilla_protocol::id::{Epoch, InboundId, MessageId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{
-    Attempt, Body, Dispatch, Held, Report, ReportKind, Settings, SimInfo, SimState, TextEncoding, Up, Welcome,
+    Attempt, Body, Dispatch, Held, Report, ReportKind, Settings, SimHealth, SimInfo, SimState, TextEncoding, Up,
+    Welcome,
 };
 
 use crate::agent::machine::{Config, Machine, Order};
@@ -167,6 +168,10 @@ impl World {
 
     pub(super) fn sims(&mut self, sims: Vec<SimInfo>) {
         self.event(RadioEvent::Sims(sims));
+    }
+
+    pub(super) fn health(&mut self, health: SimHealth) {
+        self.event(RadioEvent::Health(health));
     }
 
     fn event(&mut self, event: RadioEvent) {

@@ -67,30 +67,43 @@ enum End {
     Renewed,
 }
 
+impl End {
+    /// The port is not there: the modem is unplugged.
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Lost(ChannelError::Gone(error)) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl Driver {
     /// Ends when the agent has dropped its side.
     pub(super) async fn run(mut self) {
-        let (mut backoff, mut mute) = (self.timing.reopen, 0);
+        let (mut backoff, mut mute, mut was_absent) = (self.timing.reopen, 0, false);
         loop {
             let mut answered = false;
             let Err(end) = self.serve(&mut answered, mute >= MUTE_SESSIONS_MAX).await;
-            mute = if answered || mute >= MUTE_SESSIONS_MAX { 0 } else { mute + 1 };
+            let absent = end.is_absent();
+            // A port that is not there says nothing about the modem: one that comes back must not begin with a reset.
+            mute = if answered || absent || mute >= MUTE_SESSIONS_MAX { 0 } else { mute + 1 };
             if answered {
                 backoff = self.timing.reopen;
             }
+            let backoff_max = if absent { self.timing.reopen_absent_max } else { self.timing.reopen_max };
+            backoff = backoff.min(backoff_max);
             let (state, pause) = match &end {
                 End::Closed => return,
                 End::Renewed => (None, Duration::ZERO),
                 End::Reset => (Some(SimState::Faulty), self.timing.reset),
-                End::Lost(ChannelError::Gone(error)) if error.kind() == io::ErrorKind::NotFound => {
-                    (Some(SimState::Absent), backoff)
-                }
+                End::Lost(_) if absent => (Some(SimState::Absent), backoff),
                 End::Lost(_) => (Some(SimState::Faulty), backoff),
             };
-            tracing::warn!(modem = self.label, slot = self.slot, reason = %Reason(&end), "modem session over");
+            // Said once, not every few seconds until somebody plugs it in.
+            if !(absent && was_absent) {
+                tracing::warn!(modem = self.label, slot = self.slot, reason = %Reason(&end), "modem session over");
+            }
+            was_absent = absent;
             if let Some(state) = state {
                 self.status.set_state(state).await;
-                backoff = (backoff * 2).min(self.timing.reopen_max);
+                backoff = (backoff * 2).min(backoff_max);
             }
             if self.wait(pause).await.is_err() {
                 return;

@@ -22,6 +22,23 @@ async fn pulled_before_the_pdu_nothing_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn plugged_in_again_it_is_found_within_seconds_however_long_it_was_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::ready("huawei", dir.path()).await;
+    for away_s in [1, 60, 600, 603, 606, 609] {
+        rig.machine(Machine::unplug);
+        rig.until_state(SimState::Absent).await;
+        tokio::time::sleep(Duration::from_secs(away_s)).await;
+        rig.machine(Machine::plug);
+        let plugged = Instant::now();
+        rig.until_state(SimState::Ready).await;
+        let took = plugged.elapsed();
+        assert!(took < Duration::from_secs(8), "ready {took:?} after {away_s} s away");
+    }
+    assert!(!rig.commands().iter().any(|line| line == "AT+CFUN=1,1"), "nothing was wrong with it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn pulled_after_the_pdu_nobody_knows() {
     let dir = tempfile::tempdir().unwrap();
     let mut rig = Rig::ready("telit", dir.path()).await;
