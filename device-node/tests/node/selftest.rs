@@ -12,7 +12,7 @@ use flotilla_protocol::wire::{DeviceInfo, Down, Hello, PROTOCOL, Refusal};
 async fn checked(answer: Option<Down>) -> Vec<Check> {
     let controller = Controller::start(&Arc::new(TestCa::new()));
     let node = Node::enrolled(&controller, Duration::ZERO).await;
-    let identity = node.store.load().unwrap().unwrap();
+    let identity = node.store.load().expect("the identity can be read").expect("it is enrolled");
     let info = DeviceInfo::default();
     let hello = Hello { protocol: PROTOCOL, info, device_ms: 0, window: 1, epoch_seen: Epoch(0), sims: vec![sim()] };
     let controller_side = async {
