@@ -1,5 +1,6 @@
 //! Logs and metrics: set up once per process, before anything else runs.
 
+use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -21,7 +22,9 @@ pub enum TelemetryError {
 /// Starts logging to standard error. `RUST_LOG` wins over the configured filter.
 pub fn logs(log: &Log) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&log.filter)).unwrap_or_default();
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A file or a service manager is no terminal: colours there are noise.
+    let ansi = std::io::stderr().is_terminal();
+    let builder = fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -54,6 +54,7 @@ impl EntryView {
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {
     /// 1 to 500; 50 when left out.
+    #[serde(default, deserialize_with = "params::count")]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,

@@ -121,6 +121,7 @@ pub struct DevicesQuery {
     /// `active, draining, revoked`.
     state: Option<String>,
     /// 1 to 500; 50 when left out.
+    #[serde(default, deserialize_with = "params::count")]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,

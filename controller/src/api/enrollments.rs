@@ -144,6 +144,7 @@ fn uri(code: &EnrollCode) -> Result<String, Problem> {
 #[into_params(parameter_in = Query)]
 pub struct EnrollmentsQuery {
     /// 1 to 500; 50 when left out.
+    #[serde(default, deserialize_with = "params::count")]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,

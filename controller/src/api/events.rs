@@ -41,8 +41,8 @@ pub struct EventsQuery {
 /// Follow what happens: messages as they move, inbound messages, devices that come and go.
 ///
 /// A stream of Server-Sent Events: `message.accepted`, `.queued`, `.dispatched`, `.unknown`, `.sent`, `.delivered`, `.failed`,
-/// `.expired`, `.cancelled`, `inbound.received`, `device.online`, `.offline`, `.telemetry`, `sim.changed`. The first is `ready`
-/// for a new stream. After a lost connection send the last `id` as `Last-Event-ID`: the stream goes on behind it. `reset` says
+/// `.expired`, `.cancelled`, `inbound.received`, `device.online`, `.offline`, `.telemetry`, `sim.changed`,
+/// `enrollment.reused` (a second device came with a used code). The first is `ready` for a new stream. After a lost connection send the last `id` as `Last-Event-ID`: the stream goes on behind it. `reset` says
 /// that something was missed which is gone: list again.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", operation_id = "followEvents",

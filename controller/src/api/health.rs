@@ -162,7 +162,7 @@ impl HealthView {
         if session.sims.is_empty() {
             self.trouble(&device, None, "no_sim", "no SIM in it".to_owned());
         }
-        let telemetry = session.telemetry.unwrap_or_default();
+        let telemetry = session.telemetry.as_deref().cloned().unwrap_or_default();
         if let Some(percent) = telemetry.battery_percent.filter(|percent| *percent < BATTERY_LOW_PERCENT)
             && telemetry.charging != Some(true)
         {
@@ -171,7 +171,7 @@ impl HealthView {
         for route in &session.sims {
             let health = telemetry.sims.iter().find(|health| health.slot == route.slot);
             if !route.ready {
-                let state = health.map_or(SimState::NotRegistered, |health| health.state);
+                let state = session.sim_state(route.slot).unwrap_or(SimState::NotRegistered);
                 self.trouble(
                     &device,
                     Some(route.sim),

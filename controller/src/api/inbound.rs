@@ -36,6 +36,7 @@ pub struct InboundQuery {
     /// Received before this time.
     until: Option<String>,
     /// 1 to 500; 50 when left out.
+    #[serde(default, deserialize_with = "params::count")]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,

@@ -123,6 +123,7 @@ fn rate(per_min: u32) -> Result<Option<u32>, Problem> {
 #[into_params(parameter_in = Query)]
 pub struct KeysQuery {
     /// 1 to 500; 50 when left out.
+    #[serde(default, deserialize_with = "params::count")]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,

@@ -141,6 +141,7 @@ pub fn store_problem(error: &StoreError) -> Problem {
 pub fn shard_problem(error: ShardError) -> Problem {
     match error {
         ShardError::Busy { retry_after_ms } => busy(retry_after_ms),
+        ShardError::DiskFull => disk_full(),
         ShardError::NotLeading => not_leading(),
         ShardError::Undecided => Problem::busy("no answer in time; look at the message's state", 1),
     }

@@ -12,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Api, json};
+use crate::shard::ShardError;
 use crate::telemetry;
 
 pub fn routes() -> OpenApiRouter<Api> {
@@ -81,15 +82,19 @@ pub async fn ready(State(api): State<Api>) -> Response {
 impl Readiness {
     pub async fn of(api: &Api) -> Self {
         let led = api.shards.all();
-        let mut working = 0;
+        let (mut working, mut full) = (0, false);
         for shard in &led {
-            working += usize::from(shard.status().await.is_ok());
+            let status = shard.status().await;
+            working += usize::from(status.is_ok());
+            full |= matches!(status, Err(ShardError::DiskFull));
         }
         let shards_led = led.len();
         let because = if api.closing.is_cancelled() {
             Some("the controller is shutting down")
         } else if shards_led == 0 {
             Some("no shard is led")
+        } else if full {
+            Some("the disk of the data folder is full; free some space")
         } else if working < shards_led {
             Some("some shards are starting")
         } else {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::problem::{Code, Problem};
 
@@ -53,6 +54,12 @@ fn explain(text: &str) -> Problem {
     Problem::new(Code::InvalidParameter, detail.to_owned()).at(field.to_owned())
 }
 
+/// A count. What is none (`-1`, `many`) lies outside every range, so that the check of the range can tell what it is.
+pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(Some(text.parse().unwrap_or(usize::MAX)))
+}
+
 /// Rows asked for, within bounds.
 pub fn limit(asked: Option<usize>) -> Result<usize, Problem> {
     match asked {
@@ -95,13 +102,13 @@ pub fn words<T>(
 mod tests {
     use axum::http::Request;
     use flotilla_protocol::id::SimId;
-    use serde::Deserialize;
 
     use super::*;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Filter {
+        #[serde(default, deserialize_with = "count")]
         limit: Option<usize>,
         #[expect(dead_code, reason = "only parsed")]
         state: Option<String>,
@@ -115,20 +122,24 @@ mod tests {
     #[tokio::test]
     async fn wrong_queries_name_the_parameter() {
         assert_eq!(query("limit=7&state=a%2Cb").await.unwrap().limit, Some(7));
-        for (text, field) in [("limit=x", "limit"), ("stat=a", "stat"), ("limit=1&limit=2", "limit")] {
+        for (text, field) in [("stat=a", "stat"), ("limit=1&limit=2", "limit")] {
             let problem = query(text).await.unwrap_err();
             assert_eq!((problem.code(), problem.field_name()), (Code::InvalidParameter, Some(field)), "{problem}");
         }
     }
 
-    #[test]
-    fn moments_lists_and_limits_are_checked() {
+    #[tokio::test]
+    async fn moments_lists_and_limits_are_checked() {
         assert_eq!(moment("since", Some("1970-01-01T00:00:01Z")).unwrap(), Some(1000));
         assert_eq!(moment("since", Some("1970-01-01T01:00:01 01:00")).unwrap(), Some(1000));
         assert!(moment("since", Some("yesterday")).is_err());
         let known = |word: &str| (word == "a").then_some(1);
         assert_eq!(words("state", Some("a, a"), known, "give a").unwrap(), [1, 1]);
         assert!(words("state", Some("a,"), known, "give a").is_err());
+        for text in ["limit=-1", "limit=x", "limit=501"] {
+            let problem = limit(query(text).await.unwrap().limit).unwrap_err();
+            assert!(problem.to_string().contains("1 to 500"), "{problem}");
+        }
         assert!(limit(Some(0)).is_err() && limit(Some(501)).is_err());
         assert!(parse::<SimId>("sim", Some("dev_1")).is_err());
     }

@@ -48,6 +48,8 @@ codes! {
     MissingField = UNPROCESSABLE_ENTITY, "missing_field";
     InvalidField = UNPROCESSABLE_ENTITY, "invalid_field";
     InvalidNumber = UNPROCESSABLE_ENTITY, "invalid_number";
+    /// The text has a character that no phone can show.
+    InvalidText = UNPROCESSABLE_ENTITY, "invalid_text";
     TextTooLong = UNPROCESSABLE_ENTITY, "text_too_long";
     /// The text does not fit the alphabet that was asked for.
     NotEncodable = UNPROCESSABLE_ENTITY, "not_encodable";

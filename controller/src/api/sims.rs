@@ -89,7 +89,9 @@ impl SimView {
     fn now(api: &Api, sim: Sim) -> Self {
         let session = sim.device.and_then(|device| api.gateway.session(device));
         let online = session.as_ref().is_some_and(|session| session.sims.iter().any(|route| route.sim == sim.id));
-        let telemetry = session.filter(|_| online).and_then(|session| session.telemetry);
+        let session = session.filter(|_| online);
+        let state = session.as_ref().and_then(|session| session.sim_state(sim.slot?));
+        let telemetry = session.and_then(|session| session.telemetry);
         let health: Option<SimHealth> =
             telemetry.and_then(|telemetry| telemetry.sims.into_iter().find(|health| Some(health.slot) == sim.slot));
         Self {
@@ -105,7 +107,7 @@ impl SimView {
             online,
             first_seen_at: Time(sim.first_seen_ms),
             last_seen_at: Time(if online { api.now_ms() } else { sim.last_seen_ms }),
-            state: health.as_ref().map(|health| state_name(health.state)),
+            state: state.map(state_name),
             signal_dbm: health.as_ref().and_then(|health| health.signal_dbm),
             registration: health.as_ref().map(|health| registration_name(health.registration)),
             serving: health.and_then(|health| health.serving).map(|plmn| plmn.to_string()),
@@ -127,6 +129,7 @@ fn problem(error: SimError) -> Problem {
 pub struct SimsQuery {
     device: Option<String>,
     /// 1 to 500; 50 when left out.
+    #[serde(default, deserialize_with = "params::count")]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,

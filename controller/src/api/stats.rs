@@ -37,6 +37,7 @@ pub struct StatsParams {
     /// Only this value of `by`, such as a device's id or a country's two letters.
     value: Option<String>,
     /// 1 to 1000; 500 when left out.
+    #[serde(default, deserialize_with = "params::count")]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,

@@ -73,6 +73,7 @@ pub async fn create(State(api): State<Api>, Root(who): Root, Json(new): Json<New
 #[into_params(parameter_in = Query)]
 pub struct TenantsQuery {
     /// 1 to 500; 50 when left out.
+    #[serde(default, deserialize_with = "params::count")]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,

@@ -93,7 +93,7 @@ pub enum RedeemError {
     #[error("the code has ended: ask for a new one")]
     ExpiredToken,
     #[error("the code was used by another device: ask for a new one, and look into who used it")]
-    UsedToken,
+    UsedToken { tenant: TenantId, device: Option<DeviceId> },
     #[error("the secret is wrong: scan the code again")]
     WrongSecret,
     #[error("the code or its device was revoked: ask for a new code")]
@@ -111,7 +111,7 @@ impl RedeemError {
         match self {
             Self::UnknownToken => EnrollRefusal::UnknownToken,
             Self::ExpiredToken => EnrollRefusal::ExpiredToken,
-            Self::UsedToken => EnrollRefusal::UsedToken,
+            Self::UsedToken { .. } => EnrollRefusal::UsedToken,
             Self::WrongSecret => EnrollRefusal::WrongSecret,
             Self::Revoked | Self::Issue(IssueError::NotActive) => EnrollRefusal::Revoked,
             Self::Csr(_) | Self::Issue(IssueError::Csr(_)) => EnrollRefusal::BadRequest,
@@ -249,7 +249,7 @@ impl Enrollments {
         let fresh = DeviceId::new(now_ms, rand::random());
         let decided = self.catalog.run(move |tx| redeem(tx, &ca, &redemption, &key, fresh, now_ms)).await?;
         let grant = decided.inspect_err(|error| {
-            if matches!(error, RedeemError::UsedToken) {
+            if matches!(error, RedeemError::UsedToken { .. }) {
                 tracing::warn!(enrollment = %token, "an enrolment code was used again with another key: somebody else may have it");
             }
         })?;
@@ -311,7 +311,7 @@ fn redeem(
         }
         Some(_) if row.get::<Option<[u8; 32]>>("key_hash")? != Some(key.hash()) => {
             alarm(tx, tenant, redemption.token, &row, now_ms)?;
-            return Ok(Err(RedeemError::UsedToken));
+            return Ok(Err(RedeemError::UsedToken { tenant, device: row.get("device")? }));
         }
         Some(used_ms) if now_ms > expires_ms.max(used_ms.saturating_add(REPEAT_MS)) => {
             return Ok(Err(RedeemError::ExpiredToken));

@@ -98,7 +98,7 @@ struct Progress {
     wake: Notify,
     /// Something has moved, or trouble began or ended.
     moved: watch::Sender<u64>,
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<StoreError>>,
 }
 
 impl Progress {
@@ -106,7 +106,7 @@ impl Progress {
         self.moved.send_modify(|n| *n += 1);
     }
 
-    fn set_trouble(&self, trouble: Option<String>) {
+    fn set_trouble(&self, trouble: Option<StoreError>) {
         let mut current = self.trouble.lock();
         if *current != trouble {
             *current = trouble;
@@ -152,7 +152,7 @@ impl FollowHandle {
         let mut moved = self.progress.moved.subscribe();
         while position.load(Ordering::Acquire) < target {
             if let Some(trouble) = self.progress.trouble.lock().clone() {
-                return Err(StoreError::Unavailable(trouble));
+                return Err(trouble);
             }
             // The sender lives in `progress`, so this cannot fail while we hold it.
             let _ = moved.changed().await;
@@ -219,7 +219,8 @@ impl<F: Follower> Driver<F> {
         if let Err(error) = end.await {
             tracing::warn!(follower = self.progress.name, %error, "not flushed at the end; the journal still has it");
         }
-        self.progress.set_trouble(Some(format!("{} has stopped", self.progress.name)));
+        let stopped = StoreError::Unavailable(format!("{} has stopped", self.progress.name));
+        self.progress.set_trouble(Some(stopped));
     }
 
     /// Gives every shard one turn, then flushes and syncs what is due. True while there is more to take.
@@ -325,7 +326,11 @@ impl<F: Follower> Driver<F> {
 
     fn report(&self, error: &FollowError) {
         tracing::warn!(follower = self.progress.name, %error, retry_ms = self.retry.as_millis() as u64, "cannot follow the journal");
-        self.progress.set_trouble(Some(format!("{}: {error}", self.progress.name)));
+        self.progress.set_trouble(Some(match error {
+            // Whoever waits is to know the remedy.
+            FollowError::Store(StoreError::Full) => StoreError::Full,
+            other => StoreError::Unavailable(format!("{}: {other}", self.progress.name)),
+        }));
     }
 }
 

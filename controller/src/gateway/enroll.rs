@@ -12,9 +12,10 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::timeout;
 
 use super::close::{DONE, NOT_ENROLLED, TOO_SLOW};
+use super::ports::FleetEvent;
 use super::session::say_goodbye;
 use super::{Context, dialogue};
-use crate::fleet::enrollments::Redemption;
+use crate::fleet::enrollments::{RedeemError, Redemption};
 use crate::fleet::recovery::Proof;
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -74,7 +75,12 @@ async fn answer(
             check_protocol(protocol)?;
             let redemption = Redemption { token, secret, csr_der, info };
             let issued = context.enrollments.redeem(redemption, context.clock.now().unix_ms).await;
-            issued.map(EnrollDown::Issued).map_err(|error| Refused(error.refusal(), error.to_string()))
+            issued.map(EnrollDown::Issued).map_err(|error| {
+                if let RedeemError::UsedToken { tenant, device } = error {
+                    context.events.publish(tenant, FleetEvent::EnrollmentReused { enrollment: token, device });
+                }
+                Refused(error.refusal(), error.to_string())
+            })
         }
         EnrollUp::Recover { protocol, device, tenant } => {
             check_protocol(protocol)?;

@@ -14,7 +14,7 @@ use ractor::Actor;
 use tokio::time::timeout;
 
 use super::close::{TOO_SLOW, code_of, name_of};
-use super::peer::{NewPeer, Peer, routes_of};
+use super::peer::{NewPeer, Peer, routes_of, states_of};
 use super::ports::ShardDoor;
 use super::session::{Args, Ending, Session, say_goodbye};
 use super::{Context, dialogue, inventory, reader};
@@ -196,7 +196,8 @@ async fn begin(
 ) {
     let now = context.clock.now();
     let welcome = Down::Welcome(welcome(&context, &hello, shard.epoch(), known.plan.ids.clone()));
-    let sims = routes_of(&sims::bounded(&hello.sims), &known.plan.ids);
+    let seen = sims::bounded(&hello.sims);
+    let (sims, states) = (routes_of(&seen, &known.plan.ids), states_of(&seen));
     let window = hello.window.clamp(1, context.limits.window_max);
     let make = |session| {
         Peer::new(NewPeer {
@@ -208,6 +209,7 @@ async fn begin(
             outgoing_frames_max: context.limits.outgoing_frames_max,
             software: devices::bounded(&hello.info).software.into(),
             sims,
+            states,
             accepts_work: known.state == DeviceState::Active,
         })
     };

@@ -7,7 +7,7 @@ use flotilla_protocol::wire::{Down, SimInfo};
 use tokio::time::timeout;
 
 use super::Context;
-use super::peer::{Peer, routes_of};
+use super::peer::{Peer, routes_of, states_of};
 use super::ports::FleetEvent;
 use crate::fleet::sims::{self, Plan};
 use crate::store::SqlError;
@@ -22,7 +22,7 @@ pub(super) async fn changed(context: &Arc<Context>, peer: &Arc<Peer>, seen: &[Si
         Ok(Err(error)) => return tracing::warn!(device = %peer.device(), %error, "cannot keep a device's SIMs"),
         Err(_) => return tracing::warn!(device = %peer.device(), "cannot keep a device's SIMs: no answer in time"),
     };
-    peer.set_sims(routes_of(&seen, &plan.ids));
+    peer.set_sims(routes_of(&seen, &plan.ids), states_of(&seen));
     peer.push(vec![Down::Sims { sims: plan.ids.clone() }]);
     publish(context, peer, &plan);
 }

@@ -40,6 +40,8 @@ pub(super) struct Peer {
 struct State {
     software: Box<str>,
     sims: Vec<RouteSim>,
+    /// What the device has said of each slot last, in its inventory or in telemetry.
+    states: Vec<(u8, SimState)>,
     accepts_work: bool,
     telemetry: Option<Box<Telemetry>>,
     ussd: Vec<(u32, oneshot::Sender<Result<String, String>>)>,
@@ -61,6 +63,8 @@ pub struct SessionInfo {
     pub software: String,
     pub accepts_work: bool,
     pub sims: Vec<RouteSim>,
+    /// By slot; the newest of inventory and telemetry.
+    pub states: Vec<(u8, SimState)>,
     pub telemetry: Option<Box<Telemetry>>,
 }
 
@@ -85,6 +89,7 @@ pub(super) struct NewPeer {
     pub(super) outgoing_frames_max: usize,
     pub(super) software: Box<str>,
     pub(super) sims: Vec<RouteSim>,
+    pub(super) states: Vec<(u8, SimState)>,
     pub(super) accepts_work: bool,
 }
 
@@ -93,6 +98,7 @@ impl Peer {
         let state = State {
             software: new.software,
             sims: new.sims,
+            states: new.states,
             accepts_work: new.accepts_work,
             telemetry: None,
             ussd: Vec::new(),
@@ -196,10 +202,11 @@ impl Peer {
         }
     }
 
-    pub(super) fn set_sims(&self, sims: Vec<RouteSim>) {
+    pub(super) fn set_sims(&self, sims: Vec<RouteSim>, states: Vec<(u8, SimState)>) {
         let accepts_work = {
             let mut state = self.state.lock();
             state.sims.clone_from(&sims);
+            state.states = states;
             state.accepts_work
         };
         self.shard.device_changed(self.device(), self.session, sims, accepts_work);
@@ -221,6 +228,9 @@ impl Peer {
             let mut changed = false;
             for health in &telemetry.sims {
                 let ready = health.state == SimState::Ready;
+                for (_, known) in state.states.iter_mut().filter(|(slot, _)| *slot == health.slot) {
+                    *known = health.state;
+                }
                 for sim in state.sims.iter_mut().filter(|sim| sim.slot == health.slot && sim.ready != ready) {
                     sim.ready = ready;
                     changed = true;
@@ -280,6 +290,7 @@ impl Peer {
             software: state.software.to_string(),
             accepts_work: state.accepts_work,
             sims: state.sims.clone(),
+            states: state.states.clone(),
             telemetry: state.telemetry.clone(),
         }
     }
@@ -289,6 +300,16 @@ impl DeviceSink for Peer {
     fn send(&self, frames: Vec<Down>) {
         self.push(frames);
     }
+}
+
+impl SessionInfo {
+    pub fn sim_state(&self, slot: u8) -> Option<SimState> {
+        self.states.iter().find(|(known, _)| *known == slot).map(|(_, state)| *state)
+    }
+}
+
+pub(super) fn states_of(sims: &[SimInfo]) -> Vec<(u8, SimState)> {
+    sims.iter().map(|info| (info.slot, info.state)).collect()
 }
 
 /// The routes of an inventory whose SIMs have these ids.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flotilla_protocol::id::{DeviceId, Epoch, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, EnrollmentId, Epoch, SimId, TenantId};
 use flotilla_protocol::wire::{Held, Report, Telemetry};
 
 use crate::fleet::sims::SimChange;
@@ -58,10 +58,27 @@ impl ShardDoor for ShardHandle {
 /// What watchers of the fleet are told. None of it is in the journal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FleetEvent {
-    Online { device: DeviceId, software: String },
-    Offline { device: DeviceId },
-    Sim { device: DeviceId, sim: SimId, change: SimChange },
-    Telemetry { device: DeviceId, telemetry: Box<Telemetry> },
+    Online {
+        device: DeviceId,
+        software: String,
+    },
+    Offline {
+        device: DeviceId,
+    },
+    Sim {
+        device: DeviceId,
+        sim: SimId,
+        change: SimChange,
+    },
+    Telemetry {
+        device: DeviceId,
+        telemetry: Box<Telemetry>,
+    },
+    /// Somebody came with a code that `device` had used before.
+    EnrollmentReused {
+        enrollment: EnrollmentId,
+        device: Option<DeviceId>,
+    },
 }
 
 /// Where they go. Never blocks.

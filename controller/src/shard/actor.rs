@@ -22,7 +22,7 @@ use super::inbox::{Closed, Inbox};
 use super::reads::{self, StartError};
 use super::running::{Refusal, Running, ToCommit};
 use crate::domain::shard::{Effect, Input, Machine, Restored};
-use crate::store::{Batch, CommitError, Journal};
+use crate::store::{Batch, CommitError, Journal, StoreError};
 
 /// Reads of the store at a time.
 const READS_MAX: usize = 8;
@@ -186,6 +186,10 @@ impl State {
             Err(StartError::Take(CommitError::Fenced { epoch, .. })) => return self.fenced(myself, epoch),
             Err(error) => {
                 tracing::warn!(shard = %self.shard(), error = &error as &dyn std::error::Error, "the shard cannot start");
+                let full = matches!(error, StartError::Take(CommitError::Full) | StartError::Read(StoreError::Full));
+                if !self.draining {
+                    self.close_for_a_while(full, true);
+                }
                 return self.start_again(myself);
             }
         };
@@ -269,14 +273,15 @@ impl State {
 
     /// The memory is ahead of the store for good: it goes, and whoever waits is told.
     fn abandon(&mut self, myself: &ActorRef<Message>, error: &CommitError) {
-        let retry_after_ms = self.restart_pause().as_millis() as u64;
-        let (closed, accept) = match error {
-            CommitError::Full => (Closed::Full { retry_after_ms }, AcceptError::DiskFull),
-            _ => (Closed::For { retry_after_ms }, AcceptError::Busy { retry_after_ms }),
-        };
-        let refusal = Refusal { accept, other: ShardError::Busy { retry_after_ms } };
-        self.close(closed, &refusal, !matches!(error, CommitError::Unknown(_)));
+        self.close_for_a_while(*error == CommitError::Full, !matches!(error, CommitError::Unknown(_)));
         self.start_again(myself);
+    }
+
+    fn close_for_a_while(&mut self, full: bool, outcome_known: bool) {
+        let retry_after_ms = self.restart_pause().as_millis() as u64;
+        let closed = if full { Closed::Full } else { Closed::For { retry_after_ms } };
+        let refusal = Refusal { accept: closed.into(), other: closed.into() };
+        self.close(closed, &refusal, outcome_known);
     }
 
     fn start_again(&mut self, myself: &ActorRef<Message>) {

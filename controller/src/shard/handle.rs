@@ -49,6 +49,9 @@ pub enum AcceptError {
 pub enum ShardError {
     #[error("the shard is busy; try again in {retry_after_ms} ms")]
     Busy { retry_after_ms: u64 },
+    /// Nothing was changed.
+    #[error("the disk of the data folder is full; free some space")]
+    DiskFull,
     #[error("this controller does not lead the tenant's shard")]
     NotLeading,
     #[error("no answer in time; ask for the message's state")]
@@ -58,7 +61,8 @@ pub enum ShardError {
 impl From<Closed> for ShardError {
     fn from(closed: Closed) -> Self {
         match closed {
-            Closed::For { retry_after_ms } | Closed::Full { retry_after_ms } => Self::Busy { retry_after_ms },
+            Closed::For { retry_after_ms } => Self::Busy { retry_after_ms },
+            Closed::Full => Self::DiskFull,
             Closed::Ever => Self::NotLeading,
         }
     }
@@ -68,6 +72,7 @@ impl From<ShardError> for AcceptError {
     fn from(error: ShardError) -> Self {
         match error {
             ShardError::Busy { retry_after_ms } => Self::Busy { retry_after_ms },
+            ShardError::DiskFull => Self::DiskFull,
             ShardError::NotLeading => Self::NotLeading,
             ShardError::Undecided => Self::Undecided,
         }
@@ -78,7 +83,7 @@ impl From<Closed> for AcceptError {
     fn from(closed: Closed) -> Self {
         match closed {
             Closed::For { retry_after_ms } => Self::Busy { retry_after_ms },
-            Closed::Full { .. } => Self::DiskFull,
+            Closed::Full => Self::DiskFull,
             Closed::Ever => Self::NotLeading,
         }
     }

@@ -49,7 +49,7 @@ pub(super) enum Closed {
     /// The shard starts, or starts again.
     For { retry_after_ms: u64 },
     /// The disk is full; it tries again.
-    Full { retry_after_ms: u64 },
+    Full,
     /// The shard is handed over or lost.
     Ever,
 }

@@ -83,7 +83,8 @@ impl Node {
     /// Waits until the shard of the tenant answers.
     async fn leads(&self) {
         timeout(Duration::from_secs(60), async {
-            while let Err(ShardError::Busy { .. } | ShardError::NotLeading) = self.status().await {
+            while let Err(ShardError::Busy { .. } | ShardError::DiskFull | ShardError::NotLeading) = self.status().await
+            {
                 sleep(Duration::from_millis(10)).await;
             }
         })

@@ -43,6 +43,7 @@ pub struct ListQuery {
     /// Accepted before this time.
     until: Option<String>,
     /// 1 to 500; 50 when left out.
+    #[serde(default, deserialize_with = "params::count")]
     limit: Option<usize>,
     /// `next` of the page before.
     cursor: Option<String>,

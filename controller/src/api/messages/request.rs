@@ -10,6 +10,7 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::validate::{VALID_FOR_S_MAX, VALID_FOR_S_MIN};
 use crate::domain::message::{Duplicates, Priority};
 
 /// Recipients of one request.
@@ -104,6 +105,60 @@ impl<'de: 'a, 'a> Deserialize<'de> for Recipients<'a> {
     }
 }
 
+/// `valid_for_s`, with an error that says more than a type of Rust.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    struct SecondsVisitor;
+
+    impl<'de> Visitor<'de> for SecondsVisitor {
+        type Value = Option<u32>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a whole number of seconds, {VALID_FOR_S_MIN} to {VALID_FOR_S_MAX}")
+        }
+
+        fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            deserializer.deserialize_u32(self)
+        }
+
+        fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Self::Value, E> {
+            let wrong = |_| E::invalid_value(de::Unexpected::Unsigned(seconds), &self);
+            u32::try_from(seconds).map(Some).map_err(wrong)
+        }
+    }
+
+    deserializer.deserialize_option(SecondsVisitor)
+}
+
+fn tags<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Text<'a>>, D::Error> {
+    struct TagsVisitor;
+
+    impl<'de> Visitor<'de> for TagsVisitor {
+        type Value = Vec<Text<'de>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of strings")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut tags = Vec::new();
+            while let Some(tag) = list.next_element()? {
+                tags.push(tag);
+            }
+            Ok(tags)
+        }
+    }
+
+    deserializer.deserialize_seq(TagsVisitor)
+}
+
 /// Which alphabet a text is sent in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -169,7 +224,7 @@ pub struct SendRequest<'a> {
     #[schema(value_type = Option<String>, format = DateTime, example = "2026-12-24T18:00:00+03:00")]
     pub send_at: Option<Text<'a>>,
     /// The message expires this long after `send_at`, or after now. 60 to 604800; a day when left out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "seconds")]
     #[schema(minimum = 60, maximum = 604800, default = 86400)]
     pub valid_for_s: Option<u32>,
     /// What to do when nobody can tell whether an attempt was sent: `never` waits for the device, `allowed` sends again.
@@ -189,7 +244,7 @@ pub struct SendRequest<'a> {
     #[schema(value_type = Option<String>, max_length = 64)]
     pub campaign: Option<Text<'a>>,
     /// Up to 16 of at most 64 bytes each.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "tags")]
     #[schema(value_type = Option<Vec<String>>, max_items = 16)]
     pub tags: Vec<Text<'a>>,
     /// Your own name for the message, up to 128 bytes; it comes back in every answer and can be searched.

@@ -7,6 +7,7 @@ use flotilla_protocol::id::{DeviceId, MessageId, SimId, TenantId};
 use flotilla_protocol::number::{Msisdn, NumberError};
 use flotilla_protocol::sms::{self, EncodeError, EncodeOptions, Plan};
 use flotilla_protocol::wire::{self, Body, TextEncoding};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
 use super::request::{Alphabet, Encoding, RECIPIENTS_MAX, SendRequest, TAGS_MAX, Text};
@@ -128,6 +129,9 @@ pub fn plan(text: &str, encoding: Encoding) -> Result<Plan, Problem> {
 }
 
 fn plan_text(text: &str, encoding: TextEncoding) -> Result<Plan, Problem> {
+    if text.contains('\0') {
+        return Err(Problem::new(Code::InvalidText, "has a NUL character (U+0000); remove it").at("text"));
+    }
     let options = EncodeOptions { segments_max: SEGMENTS_MAX, ..encoding.into() };
     sms::plan(text, &options).map_err(|error| encode_problem("text", &error))
 }
@@ -174,7 +178,22 @@ fn recipients(request: &SendRequest<'_>) -> Result<SmallVec<[Msisdn; 1]>, Proble
             number_problem(field, &error)
         })
     };
-    list.iter().enumerate().map(parse).collect()
+    let numbers = list.iter().enumerate().map(parse).collect::<Result<SmallVec<[Msisdn; 1]>, Problem>>()?;
+    if !one {
+        each_once(&numbers)?;
+    }
+    Ok(numbers)
+}
+
+/// Nobody means to send one text twice to the same number: it is a slip in a list.
+fn each_once(numbers: &[Msisdn]) -> Result<(), Problem> {
+    let mut seen = FxHashMap::with_capacity_and_hasher(numbers.len(), FxBuildHasher);
+    for (index, number) in numbers.iter().enumerate() {
+        if let Some(first) = seen.insert(*number, index) {
+            return Err(Problem::field(format!("to[{index}]"), format!("repeats to[{first}]; give each number once")));
+        }
+    }
+    Ok(())
 }
 
 fn number_problem(field: Cow<'static, str>, error: &NumberError) -> Problem {

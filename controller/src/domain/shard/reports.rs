@@ -26,6 +26,9 @@ use super::{Machine, Now};
 use crate::domain::event::{Change, Event, EventKind, Inbound};
 use crate::domain::message::{Duplicates, Failure, MessageState, Route, SEGMENTS_MAX};
 
+/// A device keeps what it has received for so long at most; one that says more has a wrong clock.
+const INBOUND_AGE_MS_MAX: u64 = 30 * 86_400_000;
+
 impl Machine {
     pub(super) fn reports(&mut self, id: DeviceId, session: u64, reports: Vec<Report>, now: Now) {
         for report in reports {
@@ -211,7 +214,7 @@ impl Machine {
             text: message.text.into(),
             segments: message.segments,
             sent_ms: message.sent_ms,
-            received_ms: at_ms.min(now.unix_ms),
+            received_ms: at_ms.clamp(now.unix_ms.saturating_sub(INBOUND_AGE_MS_MAX), now.unix_ms),
         };
         self.events.push(Event { at_ms: now.unix_ms, kind: EventKind::Inbound(Box::new(inbound)) });
     }

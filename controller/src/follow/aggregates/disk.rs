@@ -4,6 +4,7 @@
 //! ones. sled's `flush` hands pages to the kernel without a device flush on Linux, so `sync` adds one.
 
 use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub(super) struct Disk {
 
 impl Disk {
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, DiskError> {
+        // sled makes its files for everybody to read: nobody else is to get as far as that.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(sled::Error::Io)?;
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)

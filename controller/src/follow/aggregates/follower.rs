@@ -33,7 +33,8 @@ enum Trouble {
 }
 
 impl AggregatesFollower {
-    /// Blocks. Anything but `Locked` and `Full` heals by a rebuild, which happens as soon as there is something to follow.
+    /// Blocks. Anything but `Locked` heals, which happens as soon as there is something to follow: a full disk by opening
+    /// again, with the pauses of the driver, everything else by a rebuild.
     pub(super) fn open(shared: Arc<Shared>) -> Result<Self, DiskError> {
         let trouble = match shared.open_disk() {
             Ok((disk, Content::Complete(positions))) => {
@@ -43,15 +44,24 @@ impl AggregatesFollower {
             Ok((disk, Content::Unfinished)) => {
                 if shared.journal.feed().positions().iter().all(|last| *last == 0) {
                     let positions = vec![0; usize::from(shared.shards)];
-                    disk.set_complete(&positions)?;
-                    shared.follow(disk, positions);
-                    None
+                    match disk.set_complete(&positions) {
+                        Ok(()) => {
+                            shared.follow(disk, positions);
+                            None
+                        }
+                        Err(DiskError::Full) => Some(Trouble::Unfinished),
+                        Err(error) => return Err(error),
+                    }
                 } else {
                     // Closed again, so that the rebuild finds the folder free.
                     Some(Trouble::Unfinished)
                 }
             }
-            Err(error @ (DiskError::Locked | DiskError::Full)) => return Err(error),
+            Err(DiskError::Locked) => return Err(DiskError::Locked),
+            Err(DiskError::Full) => {
+                tracing::error!("the disk is full: the statistics are opened when there is space again");
+                Some(Trouble::Reopen)
+            }
             Err(error) => Some(Trouble::Distrusted(error.to_string())),
         };
         Ok(Self { shared, trouble })
@@ -64,12 +74,12 @@ impl AggregatesFollower {
 
     /// Notes what an error means for the folder, and makes it an error of following.
     fn note(&mut self, error: DiskError) -> FollowError {
-        let text = error.to_string();
+        let (text, full) = (error.to_string(), error == DiskError::Full);
         self.trouble = Some(match error {
             DiskError::Full | DiskError::Locked => Trouble::Reopen,
             DiskError::Row | DiskError::Damaged(_) | DiskError::Io(_) => Trouble::Distrusted(text.clone()),
         });
-        FollowError::Own(text)
+        if full { StoreError::Full.into() } else { FollowError::Own(text) }
     }
 
     /// Does what is left to do after trouble. For others positions never go back by it: until it is done they stay.
@@ -275,7 +285,10 @@ impl Follower for AggregatesFollower {
 }
 
 fn own(error: DiskError) -> FollowError {
-    FollowError::Own(error.to_string())
+    match error {
+        DiskError::Full => StoreError::Full.into(),
+        other => FollowError::Own(other.to_string()),
+    }
 }
 
 async fn blocking<T: Send + 'static>(

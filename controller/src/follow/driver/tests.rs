@@ -17,6 +17,7 @@ struct Shared {
     flushes: Arc<AtomicU64>,
     syncs: Arc<AtomicU64>,
     broken: Arc<AtomicBool>,
+    full: Arc<AtomicBool>,
     missed: Arc<Mutex<Vec<(ShardId, u64)>>>,
 }
 
@@ -32,6 +33,9 @@ impl Probe {
     }
 
     fn trouble(&self) -> Result<(), FollowError> {
+        if self.shared.full.load(Ordering::Acquire) {
+            return Err(StoreError::Full.into());
+        }
         if self.shared.broken.load(Ordering::Acquire) { Err(FollowError::Own("on purpose".into())) } else { Ok(()) }
     }
 }
@@ -145,6 +149,10 @@ async fn trouble_is_told_and_passes() {
     commit(&store, S, 2);
     let told = handle.caught_up(S).await;
     assert!(matches!(&told, Err(StoreError::Unavailable(why)) if why.contains("on purpose")), "{told:?}");
+    shared.full.store(true, Ordering::Release);
+    tokio::time::sleep(RETRY_MAX).await;
+    assert_eq!(handle.caught_up(S).await, Err(StoreError::Full), "its remedy is another one");
+    shared.full.store(false, Ordering::Release);
     shared.broken.store(false, Ordering::Release);
     tokio::time::sleep(RETRY_MAX).await;
     assert_eq!(handle.caught_up(S).await, Ok(()));

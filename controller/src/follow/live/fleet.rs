@@ -1,6 +1,6 @@
 //! What the gateway publishes, as its tenant's subscribers see it.
 
-use flotilla_protocol::id::{DeviceId, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, EnrollmentId, SimId, TenantId};
 use flotilla_protocol::wire::{SimHealth, SimState, Telemetry};
 use serde::Serialize;
 
@@ -26,6 +26,9 @@ impl FleetEvents for Live {
             FleetEvent::Telemetry { device, telemetry } => {
                 self.publish(tenant, "device.telemetry", at_ms, &TelemetryData::new(device, at, &telemetry));
             }
+            FleetEvent::EnrollmentReused { enrollment, device } => {
+                self.publish(tenant, "enrollment.reused", at_ms, &ReusedData { enrollment, at, device });
+            }
         }
     }
 }
@@ -36,6 +39,14 @@ struct DeviceData {
     at: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
     software: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ReusedData {
+    enrollment: EnrollmentId,
+    at: Time,
+    /// Which had used it before.
+    device: Option<DeviceId>,
 }
 
 #[derive(Serialize)]

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_protocol::id::{ShardId, TenantId};
+use flotilla_protocol::id::{EnrollmentId, ShardId, TenantId};
 use flotilla_protocol::wire::Telemetry;
 use futures_util::{Stream, StreamExt};
 use rand::rngs::StdRng;
@@ -218,16 +218,19 @@ async fn the_gateway_publishes_devices_and_sims() {
     let telemetry = Telemetry { battery_percent: Some(80), ..Telemetry::default() };
     gateway.publish(tenant(1), FleetEvent::Telemetry { device, telemetry: Box::new(telemetry) });
     gateway.publish(tenant(1), FleetEvent::Offline { device });
-    let told = take(&mut stream, 4).await;
+    let enrollment = EnrollmentId::new(1, [7; 10]);
+    gateway.publish(tenant(1), FleetEvent::EnrollmentReused { enrollment, device: Some(device) });
+    let told = take(&mut stream, 5).await;
     assert_eq!(
         told.iter().map(|event| event.kind).collect::<Vec<_>>(),
-        ["device.online", "sim.changed", "device.telemetry", "device.offline"]
+        ["device.online", "sim.changed", "device.telemetry", "device.offline", "enrollment.reused"]
     );
     let data: Vec<Value> = told.iter().map(|event| serde_json::from_slice(&event.data).unwrap()).collect();
     assert!(data.iter().all(|data| data["device"] == json!(device) && data["at"].is_string()));
     assert_eq!(data[0]["software"], "node 1");
     assert_eq!((&data[1]["sim"], &data[1]["change"]), (&json!(sim), &json!("moved")));
     assert_eq!(data[2]["battery_percent"], 80);
+    assert_eq!(data[4]["enrollment"], json!(enrollment));
 }
 
 #[tokio::test]

@@ -77,12 +77,24 @@ pub async fn upload(State(api): State<Api>, request: Request) -> Result<Response
     let ended = upload.run(body).await;
     let report = std::mem::take(&mut upload.tally).report();
     Ok(match ended {
+        Ok(()) if report.accepted == 0 && report.rejected == 0 => ended_early(&empty(format), report),
         Ok(()) if report.accepted == 0 && report.rejected > 0 => {
             json::answer(StatusCode::UNPROCESSABLE_ENTITY, &report)
         }
         Ok(()) => json::answer(StatusCode::ACCEPTED, &report),
         Err(problem) => ended_early(&problem, report),
     })
+}
+
+/// Nothing to do is a slip as well: of a file that was not written, or of a pipe.
+fn empty(format: Format) -> Problem {
+    let (code, detail) = match format {
+        Format::Ndjson => (Code::InvalidJson, "the upload has no messages; send a JSON object on each line"),
+        Format::Csv => {
+            (Code::InvalidCsv, "the upload has no messages; send a header such as to,text and lines under it")
+        }
+    };
+    Problem::new(code, detail).at("body")
 }
 
 fn format(headers: &HeaderMap) -> Result<Format, Problem> {

@@ -26,6 +26,12 @@ fn wrong_requests_name_the_field() {
         (r#"{"to":"0712345678","text":"hi"}"#.into(), Code::InvalidNumber, "to"),
         (r#"{"to":["+255712345678","+999"],"text":"hi"}"#.into(), Code::InvalidNumber, "to[1]"),
         (many_to, Code::InvalidField, "to"),
+        (
+            r#"{"to":["+255712345678","+41791234567","+255 712 345 678"],"text":"hi"}"#.into(),
+            Code::InvalidField,
+            "to[2]",
+        ),
+        (r#"{"to":"+255712345678","text":"a\u0000b"}"#.into(), Code::InvalidText, "text"),
         (r#"{"to":"+255712345678","text":""}"#.into(), Code::InvalidField, "text"),
         (r#"{"to":"+255712345678","text":7}"#.into(), Code::InvalidField, "text"),
         (too_long, Code::TextTooLong, "text"),
@@ -65,6 +71,22 @@ fn wrong_requests_name_the_field() {
         let problem = checked(&body).unwrap_err();
         assert_eq!((problem.code(), problem.field_name()), (code, Some(field)), "{body:.120}: {problem}");
     }
+}
+
+#[test]
+fn wrong_types_are_told_in_words() {
+    let cases = [
+        (r#","valid_for_s":-1"#, "a whole number of seconds, 60 to 604800"),
+        (r#","valid_for_s":"1h""#, "a whole number of seconds, 60 to 604800"),
+        (r#","valid_for_s":5000000000"#, "a whole number of seconds, 60 to 604800"),
+        (r#","tags":"a""#, "a list of strings"),
+    ];
+    for (fields, expected) in cases {
+        let problem = checked(&with(fields)).unwrap_err();
+        assert_eq!(problem.code(), Code::InvalidField);
+        assert!(problem.to_string().contains(expected), "{problem}");
+    }
+    assert!(checked(&with(r#","valid_for_s":null"#)).is_ok());
 }
 
 #[test]
