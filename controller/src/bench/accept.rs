@@ -37,6 +37,8 @@ pub(super) async fn run(options: AcceptOptions) -> anyhow::Result<Report> {
     let length = Duration::from_secs(options.seconds);
     let (mut durable, mut http) = (Vec::new(), Vec::new());
     let mut latencies = Histogram::<u64>::new_with_bounds(1, LATENCY_MAX_US, 3)?;
+    // First, while the followers have nothing to catch up with.
+    paced(&subject, &options, &mut latencies).await?;
     for round in 0..options.rounds {
         let (count, taken) = flat_out(&subject, options.connections, length, 200, |_| floor.clone()).await?;
         http.push(count as f64 / taken);
@@ -45,7 +47,6 @@ pub(super) async fn run(options: AcceptOptions) -> anyhow::Result<Report> {
             flat_out(&subject, options.connections, length, 202, |n| message(&key, round * 64 + n)).await?;
         durable.push(count as f64 / taken);
     }
-    paced(&subject, &options, &mut latencies).await?;
     let (durable, http) = (median(&mut durable), median(&mut http));
     report.figure(format!("durable messages over {} connections", options.connections), durable, "/s");
     report.figure("same connections, GET /healthz (floor)", http, "/s");

@@ -41,7 +41,7 @@ pub(super) fn open_with(path: &Path, lock: Arc<FolderLock>, steps: &[Migration])
     connection.pragma_update(None, "synchronous", "full").map_err(failed)?;
     migrate(&mut connection, path, steps)?;
     let pool = Pool::new(path, READERS, READER_CACHE_KIB, Arc::clone(&lock));
-    let writer = Worker::start("catalog", (connection, lock))
+    let writer = Worker::start("catalog", 0, (connection, lock))
         .map_err(|error| OpenError::Engine { file: path.to_owned(), detail: error.to_string() })?;
     Ok(SqliteCatalog { pool, writer })
 }

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 
 use super::super::connect;
+use super::super::worker::{FOLLOWER_NICE, give_way};
 
 /// Rounds beside the writer until the rest is small enough, and how small that is, in pages.
 const ROUNDS_MAX: u32 = 4;
@@ -56,6 +57,7 @@ impl Drop for Checkpointer {
 }
 
 fn serve(path: PathBuf, woken: &Receiver<()>, rest: &AtomicBool) {
+    give_way(FOLLOWER_NICE);
     let mut connection = None;
     for () in woken {
         if let Err(error) = bulk(&path, &mut connection) {

@@ -26,7 +26,7 @@ use futures_util::future::BoxFuture;
 use self::write::RowsWriter;
 use super::folder::FolderLock;
 use super::pool::Pool;
-use super::worker::Worker;
+use super::worker::{FOLLOWER_NICE, Worker};
 use super::{OpenError, Options};
 use crate::domain::event::Inbound;
 use crate::domain::record::MessageRecord;
@@ -54,7 +54,7 @@ pub(super) fn open(
     let writer = RowsWriter::open(path, shards, Arc::clone(&lock))?;
     #[cfg(test)]
     writer.limit_pages(options.page_max);
-    let writer = Worker::start("rows", writer)
+    let writer = Worker::start("rows", FOLLOWER_NICE, writer)
         .map_err(|error| OpenError::Engine { file: path.to_owned(), detail: error.to_string() })?;
     Ok(SqliteRows { shards, pool: Pool::new(path, options.readers, READER_CACHE_KIB, lock), writer })
 }
