@@ -49,7 +49,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<bool> {
         config.log.level = level;
     }
     config.log.format = cli.log_format.unwrap_or(config.log.format);
-    let remote_log = telemetry::start(&config.log).map_err(anyhow::Error::msg)?;
+    let remote_log = RemoteLog::default();
+    let wanted = matches!(cli.command, Command::Run).then(|| remote_log.clone());
+    telemetry::start(&config.log, wanted).map_err(anyhow::Error::msg)?;
     match cli.command {
         Command::Enroll { code, yes, name, json } => {
             config.name = name.or(config.name);

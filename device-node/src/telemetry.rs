@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -25,27 +26,24 @@ impl RemoteLog {
     }
 }
 
-/// Starts logging for the process.
-pub fn start(config: &LogConfig) -> Result<RemoteLog, String> {
+/// Starts logging for the process. Without `remote` nothing below the configured level costs anything.
+pub fn start(config: &LogConfig, remote: Option<RemoteLog>) -> Result<(), String> {
     let filter = EnvFilter::try_new(&config.level).map_err(|error| format!("`log.level`: {error}"))?;
-    let remote = RemoteLog::default();
-    let base = tracing_subscriber::registry().with(remote.clone());
+    let wanted = |metadata: &Metadata<'_>| metadata.target().starts_with(OWN_TARGETS);
+    let remote = remote.map(|remote| remote.with_filter(filter_fn(wanted).with_max_level_hint(LevelFilter::DEBUG)));
+    let base = tracing_subscriber::registry().with(remote);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let started = match config.format {
         LogFormat::Text => base.with(lines.with_filter(filter)).try_init(),
         LogFormat::Json => base.with(lines.json().with_filter(filter)).try_init(),
     };
-    started.map_err(|error| error.to_string())?;
-    Ok(remote)
+    started.map_err(|error| error.to_string())
 }
 
 impl<S: Subscriber> Layer<S> for RemoteLog {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        let metadata = event.metadata();
-        if *metadata.level() > Level::DEBUG || !metadata.target().starts_with(OWN_TARGETS) {
-            return;
-        }
         let Some(agent) = self.0.get() else { return };
+        let metadata = event.metadata();
         let mut line = Line::default();
         event.record(&mut line);
         agent.log(number(*metadata.level()), metadata.target(), &line.0);

@@ -5,13 +5,17 @@ mod stream;
 mod tls;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flotilla_protocol::wire::{CONTROLLER_NAME, Down, Hello, Refusal, Up, Welcome};
-use quinn::{ClientConfig, ConnectionError, Endpoint, IdleTimeout, TransportConfig, VarInt};
+use quinn::{
+    ClientConfig, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
+};
+use rustix::net::sockopt;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +31,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 const STAGGER: Duration = Duration::from_millis(800);
 /// Addresses of one host name that are tried.
 const ADDRESSES_MAX: usize = 4;
+/// Handshakes of this process under way at once. Thousands that share a processor would all end in their deadline.
+const HANDSHAKES_MAX: usize = 64;
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// After a silence this long a link says something. A controller that was killed and is back knows nothing of its links,
 /// and answers their next packet with a stateless reset: so this is how long its restart goes unnoticed on an idle link. A
 /// machine on the mains can afford it. A phone, which wakes its modem each time, does better with 15 s: [`Links::bind_with`].
@@ -85,6 +92,7 @@ struct Inner {
     transport: Arc<TransportConfig>,
     endpoints: Vec<Endpoint>,
     next: AtomicUsize,
+    handshakes: Semaphore,
 }
 
 /// A configuration for one kind of connection of one device.
@@ -109,7 +117,8 @@ impl Links {
     pub fn bind_with(sockets: usize, keep_alive: Duration) -> io::Result<Self> {
         let endpoints = (0..sockets.max(1)).map(|_| bind()).collect::<io::Result<_>>()?;
         let (tls, transport) = (tls::Tls::new(), Arc::new(transport(keep_alive)));
-        Ok(Self(Arc::new(Inner { tls, transport, endpoints, next: AtomicUsize::new(0) })))
+        let (next, handshakes) = (AtomicUsize::new(0), Semaphore::new(HANDSHAKES_MAX));
+        Ok(Self(Arc::new(Inner { tls, transport, endpoints, next, handshakes })))
     }
 
     pub fn link_config(&self, credential: &Credential, roots_der: &[Vec<u8>]) -> Result<LinkConfig, TlsError> {
@@ -127,17 +136,18 @@ impl Links {
     /// The network has changed: new sockets, so that live connections move over (QUIC migration) instead of timing out.
     pub fn network_changed(&self) -> io::Result<()> {
         for endpoint in &self.0.endpoints {
-            let any: SocketAddr = match endpoint.local_addr()? {
-                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            let any = match endpoint.local_addr()? {
+                SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             };
-            endpoint.rebind(UdpSocket::bind(any)?)?;
+            endpoint.rebind(udp_socket(any)?)?;
         }
         Ok(())
     }
 
     /// Connects to the first of `targets` that completes the handshake, and opens the stream. Whoever is slow gets company.
     pub async fn open(&self, config: &LinkConfig, targets: &[String]) -> Result<Session, ConnectError> {
+        let _place = self.0.handshakes.acquire().await;
         timeout(CONNECT_DEADLINE, self.race(config, targets)).await.map_err(|_| ConnectError::Timeout)?
     }
 
@@ -148,6 +158,8 @@ impl Links {
         targets: &[String],
         hello: impl FnOnce() -> Hello,
     ) -> Result<(Session, Welcome), ConnectError> {
+        // The deadline counts from the first packet, not from the place in the queue.
+        let _place = self.0.handshakes.acquire().await;
         let greet = async {
             let mut session = self.race(config, targets).await?;
             session.stream.queue(&Up::Hello(hello()))?;
@@ -242,7 +254,22 @@ async fn greet(session: &mut Session) -> Result<Welcome, ConnectError> {
 
 fn bind() -> io::Result<Endpoint> {
     // One socket for both families where the machine has both.
-    Endpoint::client((Ipv6Addr::UNSPECIFIED, 0).into()).or_else(|_| Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()))
+    let socket =
+        udp_socket(IpAddr::V6(Ipv6Addr::UNSPECIFIED)).or_else(|_| udp_socket(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))?;
+    Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
+}
+
+/// With room for the burst that thousands of devices get while this process waits for the processor: what the kernel
+/// drops comes again only after a timeout.
+fn udp_socket(any: IpAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((any, 0))?;
+    // Over the system's limit only for root; the limit itself for everybody else.
+    let enlarged = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES));
+    if let Err(error) = enlarged {
+        tracing::debug!(%error, "the receive buffer stays as it is");
+    }
+    Ok(socket)
 }
 
 /// DESIGN 7: a link that costs little while it is idle.

@@ -1,8 +1,7 @@
 //! The outbox's file: a log of record batches in commit order, and the snapshots that let its beginning be dropped.
 //!
 //! SQLite serves as the crash-safe, checksummed log. A table per kind of record would cost a page write per device and
-//! step, and dozens of microseconds per message; one row per group commit costs about one (docs/adr: the records are
-//! the truth, tables would only repeat them).
+//! step, and dozens of microseconds per message; one row per group commit costs about one (docs/adr/0005).
 
 use std::path::Path;
 
