@@ -1,3 +1,5 @@
+//! The authority on real folders: files, chains that verify, foreign ones that do not, rotation and back.
+
 use std::os::unix::fs::PermissionsExt;
 
 use flotilla_protocol::id::{DeviceId, TenantId};

@@ -1,3 +1,5 @@
+//! The plan for an inventory: SIMs are found again, moved and told apart, whatever a device lists.
+
 use flotilla_protocol::number::{Iccid, Imsi, Msisdn};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Streams over a journal that moves meanwhile: no gap, no repetition, and a reset where neither can be had.
+
 use std::sync::Arc;
 use std::time::Duration;
 

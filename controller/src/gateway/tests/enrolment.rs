@@ -1,3 +1,5 @@
+//! Enrolment as a device and as an impostor sees it, over real QUIC.
+
 use flotilla_protocol::id::EnrollmentId;
 use flotilla_protocol::wire::{EnrollDown, EnrollRefusal, EnrollUp, Issued, PROTOCOL, recovery_statement};
 use quinn::ConnectionError;

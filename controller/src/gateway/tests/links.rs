@@ -1,3 +1,5 @@
+//! Links: who is let in, what goes up and down, and what ends them.
+
 use bytes::BytesMut;
 use flotilla_protocol::id::MessageId;
 use flotilla_protocol::wire::{

@@ -1,3 +1,5 @@
+//! Storms, full gateways and floods: live links stay well, newcomers are refused or made to wait.
+
 use std::time::Instant;
 
 use flotilla_protocol::wire::ALPN_LINK;

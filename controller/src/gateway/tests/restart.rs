@@ -1,3 +1,5 @@
+//! A gateway that comes back on its port: devices notice and find their way.
+
 use std::time::Instant;
 
 use quinn::ConnectionError;

@@ -1,3 +1,5 @@
+//! What a request may say, as tables: each wrong field is named, each right one kept.
+
 use super::*;
 use crate::api::json;
 
