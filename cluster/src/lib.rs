@@ -5,8 +5,10 @@
 //! the one over etcd shares the shards out between nodes.
 
 mod embedded;
+mod view;
 
 pub use embedded::Embedded;
+pub use view::{Control, ControlError, Leader, Member, NodeName, NodeNameError, View, Views};
 
 use flotilla_protocol::id::{Epoch, ShardId};
 
