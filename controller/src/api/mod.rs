@@ -130,6 +130,7 @@ pub fn store_problem(error: &StoreError) -> Problem {
             let detail = "not a cursor of this list; leave it out to start at the newest";
             Problem::new(Code::InvalidParameter, detail).at("cursor")
         }
+        StoreError::NotLeading { .. } => not_leading(),
         StoreError::Unavailable(_) => {
             tracing::warn!(%error, "the store does not answer");
             Problem::busy("the store does not answer now; try again", 2)

@@ -21,7 +21,7 @@ use crate::fleet::enrollments::Enrollments;
 use crate::fleet::sims::Sims;
 use crate::follow::aggregates::{self, Aggregates};
 use crate::follow::live::Live;
-use crate::follow::{FollowOptions, RowsFollower, RowsReader, follow, trim_behind};
+use crate::follow::{self, FollowOptions, Leads, RowsFollower, RowsReader, trim_behind};
 use crate::gateway::{self, GatewayConfig, GatewayHandle};
 use crate::shard::{ShardDeps, ShardSettings, ShardSupervisor, Shards};
 use crate::store::{Stores, sqlite};
@@ -44,6 +44,8 @@ pub(super) struct Followers {
     pub(super) rows: RowsReader,
     pub(super) aggregates: Aggregates,
     pub(super) live: Live,
+    /// To be told what this node leads.
+    pub(super) all: follow::Followers,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -53,16 +55,21 @@ pub(super) async fn start_followers(config: &Config, stores: &Stores) -> anyhow:
     let journal = &stores.journal;
     let follower = RowsFollower::open(Arc::clone(&stores.rows)).await?;
     let reader = follower.reader();
-    let (rows_handle, rows_task) = follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
+    let (rows_handle, rows_task) =
+        follow::follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
     let options = aggregates::Options { shutdown: stop.clone(), ..aggregates::Options::default() };
     let (dir, journal_too, rows_too) = (config.data_dir.join("stats"), Arc::clone(journal), Arc::clone(&stores.rows));
     let open = move || Aggregates::open(dir, options, journal_too, rows_too);
     let (aggregates, follower) = tokio::task::spawn_blocking(open).await?.context("opening the statistics")?;
-    let (stats_handle, stats_task) = follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
+    let (stats_handle, stats_task) =
+        follow::follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
     let handles = vec![rows_handle.clone(), stats_handle];
-    let trimmer = tokio::spawn(trim_behind(handles, Arc::clone(journal), stop.clone()));
-    let live = Live::new(Arc::clone(journal));
-    Ok(Followers { rows: reader(rows_handle), aggregates, live, stop, tasks: vec![rows_task, stats_task, trimmer] })
+    let trimmer = tokio::spawn(trim_behind(handles.clone(), Arc::clone(journal), stop.clone()));
+    let leads = Leads::none(journal.shards());
+    let live = Live::new(Arc::clone(journal), leads.clone());
+    let all = follow::Followers::new(handles, leads);
+    let tasks = vec![rows_task, stats_task, trimmer];
+    Ok(Followers { rows: reader(rows_handle), aggregates, live, all, stop, tasks })
 }
 
 impl Followers {
@@ -85,6 +92,7 @@ pub(super) async fn start_shards(
     let deps = ShardDeps {
         journal: Arc::clone(&stores.journal),
         reader: followers.rows.clone(),
+        followers: followers.all.clone(),
         clock: Arc::clone(clock),
         settings: ShardSettings::default(),
         lag_events_max: LAG_EVENTS_MAX,

@@ -1,17 +1,17 @@
-//! Drives one follower: reads what it has not yet taken, flushes by age, by its own limit, or when somebody waits, and tells
-//! how far it is. One task per follower; it stops when its shutdown token is cancelled, after a last flush and sync.
+//! Drives one follower: tells it which shards it follows, reads what it has not yet taken of them, flushes by age, by its own
+//! limit, or when somebody waits, and tells how far it is. One task per follower; it stops when its shutdown token is
+//! cancelled, after a last flush and sync.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use flotilla_protocol::id::ShardId;
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use flotilla_protocol::id::{Epoch, ShardId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::handle::{FollowHandle, Progress, ShardProgress, Standing};
 use super::{FollowError, Follower};
 use crate::store::{Feed, Journal, StoreError};
 
@@ -35,15 +35,8 @@ impl Default for FollowOptions {
     }
 }
 
-/// How far a follower is behind the journal.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Lag {
-    pub batches: u64,
-    /// Without those that were already in the journal when this process began to follow.
-    pub events: u64,
-}
-
-/// Starts to follow. The task ends after `shutdown`, when everything that was committed by then is taken, flushed and synced.
+/// Starts to follow; no shard yet, until the handle is told. The task ends after `shutdown`, when everything that was
+/// committed by then to led shards is taken, flushed and synced.
 pub fn follow<F: Follower>(
     follower: F,
     journal: Arc<dyn Journal>,
@@ -52,21 +45,7 @@ pub fn follow<F: Follower>(
 ) -> (FollowHandle, JoinHandle<()>) {
     let feed = journal.feed();
     let shards = journal.shards();
-    let positions =
-        |at: &dyn Fn(ShardId) -> u64| (0..shards).map(|n| AtomicU64::new(at(ShardId(n)))).collect::<Box<_>>();
-    let progress = Arc::new(Progress {
-        name: follower.name(),
-        taken: positions(&|shard| follower.position(shard)),
-        flushed: positions(&|shard| follower.position(shard)),
-        durable: positions(&|shard| follower.position(shard)),
-        wanted: positions(&|_| 0),
-        begin: feed.positions(),
-        events_begin: feed.events(),
-        events_taken: AtomicU64::new(0),
-        wake: Notify::new(),
-        moved: watch::Sender::new(0),
-        trouble: Mutex::new(None),
-    });
+    let progress = Arc::new(Progress::new(follower.name(), shards));
     let handle = FollowHandle { progress: Arc::clone(&progress), journal: Arc::clone(&journal), feed: feed.clone() };
     let driver = Driver {
         follower,
@@ -74,109 +53,14 @@ pub fn follow<F: Follower>(
         feed,
         options,
         progress,
-        shards,
+        shards: vec![Followed::default(); usize::from(shards)],
+        changes_seen: 0,
+        leaving: false,
         unflushed_since: None,
         unsynced_since: None,
         retry: RETRY_MIN,
     };
     (handle, tokio::spawn(driver.run(shutdown)))
-}
-
-/// The shared view of one follower's progress.
-struct Progress {
-    name: &'static str,
-    taken: Box<[AtomicU64]>,
-    flushed: Box<[AtomicU64]>,
-    durable: Box<[AtomicU64]>,
-    /// What somebody waits to see flushed.
-    wanted: Box<[AtomicU64]>,
-    /// Where the journal was when the driver started, to count events from there.
-    begin: Vec<u64>,
-    events_begin: u64,
-    events_taken: AtomicU64,
-    /// Somebody waits.
-    wake: Notify,
-    /// Something has moved, or trouble began or ended.
-    moved: watch::Sender<u64>,
-    trouble: Mutex<Option<StoreError>>,
-}
-
-impl Progress {
-    fn announce(&self) {
-        self.moved.send_modify(|n| *n += 1);
-    }
-
-    fn set_trouble(&self, trouble: Option<StoreError>) {
-        let mut current = self.trouble.lock();
-        if *current != trouble {
-            *current = trouble;
-            drop(current);
-            self.announce();
-        }
-    }
-}
-
-/// Asks a follower how far it is, and waits for it.
-#[derive(Clone)]
-pub struct FollowHandle {
-    progress: Arc<Progress>,
-    journal: Arc<dyn Journal>,
-    feed: Feed,
-}
-
-impl FollowHandle {
-    pub fn name(&self) -> &'static str {
-        self.progress.name
-    }
-
-    /// Returns when everything that was committed before the call is visible in what the follower has flushed. Makes it flush
-    /// at once; all who wait share one flush. Fails while the follower or the journal has trouble.
-    pub async fn caught_up(&self, shard: ShardId) -> Result<(), StoreError> {
-        let target = self.journal.last(shard).await?;
-        let flushed = self.place(&self.progress.flushed, shard)?;
-        if flushed.load(Ordering::Acquire) >= target {
-            return Ok(());
-        }
-        self.place(&self.progress.wanted, shard)?.fetch_max(target, Ordering::AcqRel);
-        self.progress.wake.notify_one();
-        self.wait(flushed, target).await
-    }
-
-    /// Like `caught_up`, but what it has taken in memory is enough.
-    pub async fn taken(&self, shard: ShardId) -> Result<(), StoreError> {
-        let target = self.journal.last(shard).await?;
-        self.wait(self.place(&self.progress.taken, shard)?, target).await
-    }
-
-    async fn wait(&self, position: &AtomicU64, target: u64) -> Result<(), StoreError> {
-        let mut moved = self.progress.moved.subscribe();
-        while position.load(Ordering::Acquire) < target {
-            if let Some(trouble) = self.progress.trouble.lock().clone() {
-                return Err(trouble);
-            }
-            // The sender lives in `progress`, so this cannot fail while we hold it.
-            let _ = moved.changed().await;
-        }
-        Ok(())
-    }
-
-    /// How far the follower is behind; what it holds in memory and has not flushed counts as taken.
-    pub fn lag(&self) -> Lag {
-        let taken = |shard: usize| self.progress.taken[shard].load(Ordering::Acquire);
-        let behind =
-            self.feed.positions().iter().enumerate().map(|(shard, last)| last.saturating_sub(taken(shard))).sum();
-        let committed = self.feed.events() - self.progress.events_begin;
-        Lag { batches: behind, events: committed.saturating_sub(self.progress.events_taken.load(Ordering::Acquire)) }
-    }
-
-    /// The sequence up to which the follower's data survive a power cut.
-    pub fn durable(&self, shard: ShardId) -> u64 {
-        self.place(&self.progress.durable, shard).map_or(0, |position| position.load(Ordering::Acquire))
-    }
-
-    fn place<'a>(&self, positions: &'a [AtomicU64], shard: ShardId) -> Result<&'a AtomicU64, StoreError> {
-        positions.get(usize::from(shard.0)).ok_or(StoreError::NoSuchShard { shard })
-    }
 }
 
 struct Driver<F> {
@@ -185,11 +69,24 @@ struct Driver<F> {
     feed: Feed,
     options: FollowOptions,
     progress: Arc<Progress>,
-    shards: u16,
+    shards: Vec<Followed>,
+    /// The change of standings that has been acted on.
+    changes_seen: u64,
+    /// Some shard is to be handed over.
+    leaving: bool,
     /// When the oldest change was taken that is not flushed, flushed that is not synced.
     unflushed_since: Option<Instant>,
     unsynced_since: Option<Instant>,
     retry: Duration,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Followed {
+    /// 0 while it is not followed.
+    epoch: u64,
+    /// Where the journal was when it was gained, to count events from there.
+    begin: u64,
+    synced: u64,
 }
 
 impl<F: Follower> Driver<F> {
@@ -204,11 +101,7 @@ impl<F: Follower> Driver<F> {
                     if shutdown.is_cancelled() {
                         break;
                     }
-                    tokio::select! {
-                        () = tokio::time::sleep(self.retry) => {}
-                        () = shutdown.cancelled() => {}
-                    }
-                    self.retry = (self.retry * 2).min(RETRY_MAX);
+                    self.pause(&shutdown).await;
                 }
             }
         }
@@ -220,14 +113,18 @@ impl<F: Follower> Driver<F> {
             tracing::warn!(follower = self.progress.name, %error, "not flushed at the end; the journal still has it");
         }
         let stopped = StoreError::Unavailable(format!("{} has stopped", self.progress.name));
+        self.progress.stopped.store(true, Ordering::Release);
         self.progress.set_trouble(Some(stopped));
     }
 
-    /// Gives every shard one turn, then flushes and syncs what is due. True while there is more to take.
+    /// Gives every followed shard one turn, then flushes and syncs what is due. True while there is more to take.
     async fn round(&mut self) -> Result<bool, FollowError> {
+        self.change_shards().await?;
         let mut more = false;
-        for number in 0..self.shards {
-            more |= self.take(ShardId(number)).await?;
+        for number in 0..self.shards.len() {
+            if self.shards[number].epoch != 0 {
+                more |= self.take(ShardId(number as u16)).await?;
+            }
         }
         if self.flush_due() {
             self.flush().await?;
@@ -235,16 +132,83 @@ impl<F: Follower> Driver<F> {
         if self.unsynced_since.is_some_and(|since| since.elapsed() >= self.options.sync_after) {
             self.sync().await?;
         }
+        more |= self.hand_over().await?;
+        more |= self.follower.step().await?;
+        self.note_durable();
         self.retry = RETRY_MIN;
         self.progress.set_trouble(None);
         Ok(more)
     }
 
+    fn followed(&self) -> impl Iterator<Item = (ShardId, &Followed)> {
+        let shards = (0u16..).zip(&self.shards).filter(|(_, one)| one.epoch != 0);
+        shards.map(|(number, one)| (ShardId(number), one))
+    }
+
+    /// Lets go of the shards that were lost, and begins with those that were gained.
+    async fn change_shards(&mut self) -> Result<(), FollowError> {
+        let changes = self.progress.changes.load(Ordering::Acquire);
+        if changes == self.changes_seen {
+            return Ok(());
+        }
+        let mut gained = Vec::new();
+        self.leaving = false;
+        for number in 0..self.shards.len() {
+            let shard = ShardId(number as u16);
+            let standing = self.progress.standing(shard);
+            let (followed, wanted) = (self.shards[number].epoch, standing.followed());
+            self.leaving |= matches!(standing, Standing::Leaving(_));
+            if followed != wanted && followed != 0 {
+                self.let_go(shard);
+            }
+            if followed != wanted && wanted != 0 {
+                gained.push((shard, Epoch(wanted)));
+            }
+        }
+        if !gained.is_empty() {
+            self.follower.gained(&gained).await?;
+            for (shard, epoch) in gained {
+                self.begin(shard, epoch);
+            }
+            self.progress.announce();
+        }
+        self.changes_seen = changes;
+        Ok(())
+    }
+
+    fn begin(&mut self, shard: ShardId, epoch: Epoch) {
+        let position = self.follower.position(shard);
+        let (begin, events) = self.feed.place(shard);
+        self.shards[usize::from(shard.0)] = Followed { epoch: epoch.0, begin, synced: position };
+        let one = self.progress_of(shard);
+        one.taken.store(position, Ordering::Release);
+        one.flushed.store(position, Ordering::Release);
+        one.durable.store(self.follower.safe(shard, position), Ordering::Release);
+        one.events.store(events, Ordering::Release);
+        one.epoch.store(epoch.0, Ordering::Release);
+        tracing::debug!(follower = self.progress.name, %shard, %epoch, position, last = begin, "follows");
+    }
+
+    fn let_go(&mut self, shard: ShardId) {
+        self.follower.lost(shard);
+        self.shards[usize::from(shard.0)] = Followed::default();
+        let one = self.progress_of(shard);
+        one.epoch.store(0, Ordering::Release);
+        one.wanted.store(0, Ordering::Release);
+    }
+
+    fn progress_of(&self, shard: ShardId) -> &ShardProgress {
+        &self.progress.shards[usize::from(shard.0)]
+    }
+
     async fn take(&mut self, shard: ShardId) -> Result<bool, FollowError> {
         let after = self.follower.position(shard);
-        if after >= self.feed.last(shard) {
+        let (last, events) = self.feed.place(shard);
+        if after >= last {
+            let one = self.progress_of(shard);
+            one.events.store(events, Ordering::Release);
             // A follower that has healed itself may be further than what it was given.
-            if self.progress.taken[usize::from(shard.0)].load(Ordering::Acquire) < after {
+            if one.taken.load(Ordering::Acquire) < after {
                 self.note_taken(shard, 0);
                 self.progress.announce();
             }
@@ -265,7 +229,7 @@ impl<F: Follower> Driver<F> {
                 self.flush().await?;
             }
             self.follower.apply(batch).await?;
-            let fresh = batch.seq > self.progress.begin[usize::from(shard.0)];
+            let fresh = batch.seq > self.shards[usize::from(shard.0)].begin;
             self.note_taken(shard, if fresh { batch.events.len() as u64 } else { 0 });
         }
         self.progress.announce();
@@ -274,8 +238,9 @@ impl<F: Follower> Driver<F> {
 
     fn note_taken(&mut self, shard: ShardId, events: u64) {
         self.unflushed_since.get_or_insert_with(Instant::now);
-        self.progress.taken[usize::from(shard.0)].store(self.follower.position(shard), Ordering::Release);
-        self.progress.events_taken.fetch_add(events, Ordering::AcqRel);
+        let one = self.progress_of(shard);
+        one.taken.store(self.follower.position(shard), Ordering::Release);
+        one.events.fetch_add(events, Ordering::AcqRel);
     }
 
     fn flush_due(&self) -> bool {
@@ -284,15 +249,23 @@ impl<F: Follower> Driver<F> {
     }
 
     fn somebody_waits(&self) -> bool {
-        let pairs = self.progress.wanted.iter().zip(&self.progress.flushed);
-        pairs.into_iter().any(|(wanted, flushed)| wanted.load(Ordering::Acquire) > flushed.load(Ordering::Acquire))
+        self.followed().any(|(shard, _)| {
+            let one = self.progress_of(shard);
+            one.wanted.load(Ordering::Acquire) > one.flushed.load(Ordering::Acquire)
+        })
     }
 
     async fn flush(&mut self) -> Result<(), FollowError> {
         self.follower.flush().await?;
         self.unflushed_since = None;
         self.unsynced_since.get_or_insert_with(Instant::now);
-        copy(&self.progress.taken, &self.progress.flushed);
+        for (shard, _) in self.followed() {
+            let one = self.progress_of(shard);
+            // The follower may have found that the store is further than it was.
+            let position = one.taken.load(Ordering::Acquire).max(self.follower.position(shard));
+            one.taken.store(position, Ordering::Release);
+            one.flushed.store(position, Ordering::Release);
+        }
         self.progress.announce();
         Ok(())
     }
@@ -300,16 +273,57 @@ impl<F: Follower> Driver<F> {
     async fn sync(&mut self) -> Result<(), FollowError> {
         self.follower.sync().await?;
         self.unsynced_since = None;
-        copy(&self.progress.flushed, &self.progress.durable);
+        for (followed, one) in self.shards.iter_mut().zip(&self.progress.shards) {
+            followed.synced = one.flushed.load(Ordering::Acquire);
+        }
+        self.note_durable();
         self.progress.announce();
         Ok(())
+    }
+
+    fn note_durable(&self) {
+        for (shard, followed) in self.followed() {
+            let safe = self.follower.safe(shard, followed.synced);
+            self.progress_of(shard).durable.store(safe, Ordering::Release);
+        }
+    }
+
+    /// Finishes the shards that are leaving and have been taken to their end, all of them with one flush. True while some are
+    /// not that far.
+    async fn hand_over(&mut self) -> Result<bool, FollowError> {
+        if !self.leaving {
+            return Ok(false);
+        }
+        let is_leaving = |shard: &ShardId| matches!(self.progress.standing(*shard), Standing::Leaving(_));
+        let leaving: Vec<ShardId> = self.followed().map(|(shard, _)| shard).filter(is_leaving).collect();
+        let (done, rest): (Vec<_>, Vec<_>) =
+            leaving.into_iter().partition(|shard| self.follower.position(*shard) >= self.feed.last(*shard));
+        if done.is_empty() {
+            return Ok(!rest.is_empty());
+        }
+        if self.unflushed_since.is_some() {
+            self.flush().await?;
+        }
+        if self.unsynced_since.is_some() {
+            self.sync().await?;
+        }
+        self.follower.hand_over(&done).await?;
+        for shard in done {
+            let epoch = Epoch(self.shards[usize::from(shard.0)].epoch);
+            self.let_go(shard);
+            self.progress.change(shard, |standing| match standing {
+                Standing::Leaving(leaving) if leaving == epoch => Standing::Away,
+                other => other,
+            });
+        }
+        Ok(!rest.is_empty())
     }
 
     /// Waits for something to do.
     async fn rest(&mut self, shutdown: &CancellationToken) {
         let flush_at = self.unflushed_since.map(|since| since + self.options.flush_after);
         let sync_at = self.unsynced_since.map(|since| since + self.options.sync_after);
-        let next = [flush_at, sync_at].into_iter().flatten().min();
+        let next = [flush_at, sync_at, self.follower.step_at()].into_iter().flatten().min();
         let timer = async {
             match next {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -324,6 +338,14 @@ impl<F: Follower> Driver<F> {
         }
     }
 
+    async fn pause(&mut self, shutdown: &CancellationToken) {
+        tokio::select! {
+            () = tokio::time::sleep(self.retry) => {}
+            () = shutdown.cancelled() => {}
+        }
+        self.retry = (self.retry * 2).min(RETRY_MAX);
+    }
+
     fn report(&self, error: &FollowError) {
         tracing::warn!(follower = self.progress.name, %error, retry_ms = self.retry.as_millis() as u64, "cannot follow the journal");
         self.progress.set_trouble(Some(match error {
@@ -331,12 +353,6 @@ impl<F: Follower> Driver<F> {
             FollowError::Store(StoreError::Full) => StoreError::Full,
             other => StoreError::Unavailable(format!("{}: {other}", self.progress.name)),
         }));
-    }
-}
-
-fn copy(from: &[AtomicU64], to: &[AtomicU64]) {
-    for (from, to) in from.iter().zip(to) {
-        to.store(from.load(Ordering::Acquire), Ordering::Release);
     }
 }
 

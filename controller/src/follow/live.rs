@@ -12,6 +12,9 @@
 //! | `device.online, offline, telemetry`, `sim.changed`, `enrollment.reused` | no | as published; not kept, so not repeated on a resume |
 //! | `reset` | if the journal's past is lost | `{"list": [...]}`: what to list again |
 //!
+//! An id is a place in the journal of a shard, whoever leads it: a sequence is given once, under one epoch. So the stream of a
+//! shard that moves ends here, and the client resumes it by its last id at the new leader.
+//!
 //! Memory per subscriber is one read of the journal. Subscribers are counted, per tenant and in all.
 
 mod event_id;
@@ -31,6 +34,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::group::Leads;
 use crate::store::{Journal, StoreError};
 
 pub use event_id::{EventId, EventIdError};
@@ -71,6 +75,7 @@ pub struct Live {
 
 struct Inner {
     journal: Arc<dyn Journal>,
+    leads: Leads,
     hubs: Mutex<HashMap<TenantId, Hub>>,
 }
 
@@ -81,11 +86,12 @@ struct Hub {
 }
 
 impl Live {
-    pub fn new(journal: Arc<dyn Journal>) -> Self {
-        Self { inner: Arc::new(Inner { journal, hubs: Mutex::new(HashMap::new()) }) }
+    pub fn new(journal: Arc<dyn Journal>, leads: Leads) -> Self {
+        Self { inner: Arc::new(Inner { journal, leads, hubs: Mutex::new(HashMap::new()) }) }
     }
 
-    /// The events of a tenant after one that it has seen, or from now on. The stream never ends by itself.
+    /// The events of a tenant after one that it has seen, or from now on. The stream ends when this node does not lead the
+    /// tenant's shard any more; [`StoreError::NotLeading`] when it does not now.
     pub async fn subscribe(
         &self,
         tenant: TenantId,
@@ -95,10 +101,11 @@ impl Live {
         if after.is_some_and(|id| id.shard != shard) {
             return Err(SubscribeError::OtherShard);
         }
+        let lease = self.inner.leads.lease(shard).ok_or(StoreError::NotLeading { shard })?;
         // Entered first, so that no event of the fleet is lost between here and the first read.
         let place = Place::take(&self.inner, tenant)?;
         let journal = Arc::clone(&self.inner.journal);
-        Ok(subscription::stream(place, journal, shard, after).await?)
+        Ok(subscription::stream(place, journal, lease, after).await?)
     }
 
     /// Tells the tenant's subscribers about something that is not in the journal. Never waits; a subscriber that is too far

@@ -78,6 +78,14 @@ impl Recent {
         true
     }
 
+    /// Everything of a shard, written or not.
+    pub(super) fn forget(&mut self, shard: ShardId) {
+        self.slots.retain(|_, slot| slot.shard != shard);
+        let slots = &self.slots;
+        self.dirty.retain(|message| slots.contains_key(message));
+        self.clean.retain(|message| slots.contains_key(message));
+    }
+
     /// What the rows have not seen; it stays dirty until [`Recent::written`].
     pub(super) fn to_write(&self) -> Vec<Upsert> {
         let slots = self.dirty.iter().filter_map(|message| self.slots.get(message));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flotilla_protocol::id::{MessageId, ShardId, TenantId};
+use flotilla_protocol::id::{Epoch, MessageId, ShardId, TenantId};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -33,10 +33,33 @@ struct Pending {
 }
 
 impl RowsFollower {
-    /// Starts where the rows are.
+    /// Begins where the rows are, and again with each shard that is gained.
     pub async fn open(rows: Arc<dyn Rows>) -> Result<Self, StoreError> {
         let positions = rows.positions().await?;
         Ok(Self { rows, recent: Arc::default(), positions, pending: Pending::default() })
+    }
+
+    /// What is in memory of a shard is not ours to write any more.
+    fn forget(&mut self, shard: ShardId) {
+        let shards = self.positions.len() as u16;
+        self.recent.lock().forget(shard);
+        self.pending.inbound.retain(|(of, _)| *of != shard);
+        self.pending.keys.retain(|(tenant, ..)| ShardId::of(*tenant, shards) != shard);
+        self.pending.moved.remove(&shard);
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        let flush = Flush {
+            messages: self.recent.lock().to_write(),
+            inbound: self.pending.inbound.clone(),
+            keys: self.pending.keys.clone(),
+            positions: self.pending.moved.iter().map(|shard| (*shard, self.position(*shard))).collect(),
+            now_ms: self.pending.now_ms,
+        };
+        self.rows.write(flush).await?;
+        self.pending = Pending::default();
+        self.recent.lock().written();
+        Ok(())
     }
 
     /// The reader for this follower; `follow` gives the handle.
@@ -118,6 +141,20 @@ impl Follower for RowsFollower {
         self.positions.get(usize::from(shard.0)).copied().unwrap_or(0)
     }
 
+    async fn gained(&mut self, shards: &[(ShardId, Epoch)]) -> Result<(), FollowError> {
+        // Another node may have written since we last did.
+        let stored = self.rows.positions().await?;
+        for (shard, _) in shards {
+            let number = usize::from(shard.0);
+            self.positions[number] = stored.get(number).copied().unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, shard: ShardId) {
+        self.forget(shard);
+    }
+
     async fn apply(&mut self, batch: &Batch) -> Result<(), FollowError> {
         self.load_missing(batch).await?;
         self.take(batch);
@@ -131,24 +168,15 @@ impl Follower for RowsFollower {
     }
 
     async fn flush(&mut self) -> Result<(), FollowError> {
-        let messages = self.recent.lock().to_write();
-        let pending = std::mem::take(&mut self.pending);
-        let positions = pending.moved.iter().map(|shard| (*shard, self.position(*shard))).collect();
-        let flush = Flush {
-            messages,
-            inbound: pending.inbound.clone(),
-            keys: pending.keys.clone(),
-            positions,
-            now_ms: pending.now_ms,
-        };
-        match self.rows.write(flush).await {
-            Ok(()) => {
-                self.recent.lock().written();
-                Ok(())
-            }
-            Err(error) => {
-                self.pending = pending;
-                Err(error.into())
+        loop {
+            match self.write().await {
+                Err(StoreError::Behind { shard, position }) if self.pending.moved.contains(&shard) => {
+                    // Whoever led it before has written more of it, after we had read how far the rows were: go on from there.
+                    tracing::info!(%shard, position, ours = self.position(shard), "the rows of a shard are further than we are");
+                    self.forget(shard);
+                    self.positions[usize::from(shard.0)] = position;
+                }
+                done => return Ok(done?),
             }
         }
     }
@@ -191,13 +219,17 @@ impl RowsReader {
     }
 
     pub async fn get(&self, tenant: TenantId, message: MessageId) -> Result<Option<MessageRecord>, StoreError> {
+        let shard = self.shard(tenant);
         // What is taken in memory is here or in the rows; so nobody has to write for a single message to be seen.
-        self.follow.taken(self.shard(tenant)).await?;
+        let epoch = self.follow.taken(shard).await?;
         let recent = self.recent.lock().get(message);
-        match recent {
-            Some(record) => Ok(Some(Arc::unwrap_or_clone(record)).filter(|record| record.submission.tenant == tenant)),
-            None => self.rows.get(tenant, message).await,
-        }
+        let found = match recent {
+            Some(record) => Some(Arc::unwrap_or_clone(record)).filter(|record| record.submission.tenant == tenant),
+            None => self.rows.get(tenant, message).await?,
+        };
+        // With the shard goes what was in memory of it, and the rows alone may be older than what was acknowledged.
+        self.follow.still_led(shard, epoch)?;
+        Ok(found)
     }
 
     pub async fn list(

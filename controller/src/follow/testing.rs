@@ -17,6 +17,7 @@ use rand::{RngExt, SeedableRng};
 use crate::domain::event::{Accepted, Change, Changed, Event, EventKind, Facts, Inbound};
 use crate::domain::message::{Duplicates, Failure, MessageState, Pin, Priority, Route, Submission};
 use crate::domain::record::MessageRecord;
+use crate::follow::FollowHandle;
 use crate::store::{
     Batch, CommitError, Feed, Flush, InboundFilter, Journal, KeyUse, MessageFilter, OpenCount, Order, Page, Paged,
     QueuedQuery, Rows, Scan, StoreError, Tail,
@@ -193,6 +194,14 @@ pub(crate) fn tenant_of(event: &Event) -> TenantId {
         EventKind::Accepted(accepted) => accepted.submission.tenant,
         EventKind::Changed(changed) => changed.tenant,
         EventKind::Inbound(inbound) => inbound.tenant,
+    }
+}
+
+/// Leads every shard of a follower under epoch 1.
+pub(crate) fn lead_all(handle: &FollowHandle, shards: u16) {
+    for shard in (0..shards).map(ShardId) {
+        handle.coming(shard, Epoch(1));
+        handle.lead(shard, Epoch(1));
     }
 }
 

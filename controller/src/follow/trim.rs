@@ -1,4 +1,5 @@
-//! Tells the journal what nobody needs any more: what every follower that keeps something has made durable.
+//! Tells the journal what nobody needs any more: what every follower that keeps something has made durable, of the shards
+//! that this node leads. A shard's leader alone knows that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,8 @@ pub async fn trim_behind(followers: Vec<FollowHandle>, journal: Arc<dyn Journal>
 pub(super) async fn trim_once(followers: &[FollowHandle], journal: &dyn Journal, told: &mut [u64]) {
     for (number, told) in told.iter_mut().enumerate() {
         let shard = ShardId(number as u16);
-        let Some(up_to) = followers.iter().map(|follower| follower.durable(shard)).min() else { return };
+        // `None` is less than any position.
+        let Some(up_to) = followers.iter().map(|follower| follower.durable(shard)).min().flatten() else { continue };
         if up_to <= *told {
             continue;
         }

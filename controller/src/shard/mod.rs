@@ -24,7 +24,7 @@ pub use registry::Shards;
 pub use supervisor::{ShardSupervisor, StartError};
 
 use crate::clock::Clock;
-use crate::follow::RowsReader;
+use crate::follow::{Followers, RowsReader};
 use crate::store::Journal;
 
 /// What a shard stands on.
@@ -32,6 +32,8 @@ use crate::store::Journal;
 pub struct ShardDeps {
     pub journal: Arc<dyn Journal>,
     pub reader: RowsReader,
+    /// Are told what is led.
+    pub followers: Followers,
     pub clock: Arc<dyn Clock>,
     pub settings: ShardSettings,
     /// How many committed events the rows may be behind before new messages are refused.

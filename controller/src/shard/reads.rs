@@ -27,6 +27,7 @@ pub(super) enum StartError {
 /// they have caught up, are exactly the journal's end (docs/adr/0003).
 pub(super) async fn restore(deps: &ShardDeps, shard: ShardId, epoch: Epoch) -> Result<Restored, StartError> {
     let last_seq = deps.journal.take(shard, epoch).await?;
+    deps.followers.lead(shard, epoch);
     deps.reader.caught_up(shard).await?;
     let rows = deps.reader.rows();
     let mut in_flight = Vec::new();

@@ -5,6 +5,9 @@
 //! and with the same inbox, so that handles stay valid. One that was fenced is let go. When the coordinator itself fails,
 //! the shards go on under the epochs they have; whoever takes one over fences it.
 //!
+//! The followers hear of a gain before the shard's actor begins, of a loss at once, and a drained shard is released only when
+//! they have stored everything of it, so that the next leader finds it up to date.
+//!
 //! Mailbox: leadership changes (few), supervision events, the node's shutdown.
 
 use std::collections::HashMap;
@@ -79,7 +82,11 @@ struct Args {
 enum Message {
     Leadership(Leadership),
     Restart(ShardId, Epoch),
-    Shutdown { done: oneshot::Sender<()> },
+    /// The followers have stored everything of a drained shard.
+    HandedOver(ShardId, Epoch),
+    Shutdown {
+        done: oneshot::Sender<()>,
+    },
 }
 
 struct State {
@@ -96,6 +103,8 @@ struct Led {
     actor: Option<ActorRef<actor::Message>>,
     panics: u32,
     draining: bool,
+    /// Its last commit is made; the followers come to their end.
+    handing_over: bool,
 }
 
 struct SupervisorActor;
@@ -124,9 +133,10 @@ impl Actor for SupervisorActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Leadership(Leadership::Gained { shard, epoch }) => state.gained(&myself, shard, epoch).await,
-            Message::Leadership(Leadership::Drain { shard }) => state.drain(shard),
+            Message::Leadership(Leadership::Drain { shard }) => state.drain(&myself, shard),
             Message::Leadership(Leadership::Lost { shard }) => state.lost(shard),
             Message::Restart(shard, epoch) => state.restart(&myself, shard, epoch).await,
+            Message::HandedOver(shard, epoch) => state.handed_over(&myself, shard, epoch),
             Message::Shutdown { done } => state.shut_down(&myself, done),
         }
         Ok(())
@@ -156,14 +166,16 @@ impl State {
         }
         // A gain while it is led: leadership was lost and won again faster than we heard of it.
         self.lost(shard);
+        self.deps.followers.coming(shard, epoch);
         let inbox = Inbox::new(shard, epoch);
         self.shards.set(shard, Some(ShardHandle::new(Arc::clone(&inbox))));
-        self.led.insert(shard, Led { inbox, actor: None, panics: 0, draining: false });
+        self.led.insert(shard, Led { inbox, actor: None, panics: 0, draining: false, handing_over: false });
         self.spawn(myself, shard).await;
     }
 
     async fn restart(&mut self, myself: &ActorRef<Message>, shard: ShardId, epoch: Epoch) {
-        let waits = self.led.get(&shard).is_some_and(|led| led.actor.is_none() && led.inbox.epoch() == epoch);
+        let waits = |led: &Led| led.actor.is_none() && !led.handing_over && led.inbox.epoch() == epoch;
+        let waits = self.led.get(&shard).is_some_and(waits);
         if waits && self.shutdown.is_none() {
             self.spawn(myself, shard).await;
         }
@@ -202,31 +214,47 @@ impl State {
             actor.kill();
         }
         self.shards.set(shard, None);
+        self.deps.followers.lost(shard);
     }
 
-    fn drain(&mut self, shard: ShardId) {
-        let Some(led) = self.led.get_mut(&shard) else { return };
+    fn drain(&mut self, myself: &ActorRef<Message>, shard: ShardId) {
+        let Some(led) = self.led.get_mut(&shard).filter(|led| !led.handing_over) else { return };
         led.draining = true;
         match &led.actor {
             Some(actor) if actor.cast(actor::Message::Drain).is_ok() => {}
-            _ => self.released(shard),
+            _ => self.hand_over(myself, shard),
         }
     }
 
-    fn released(&mut self, shard: ShardId) {
-        if let Some(led) = self.led.remove(&shard) {
-            led.inbox.close(Closed::Ever);
-            self.shards.set(shard, None);
+    /// Nothing is committed here any more: the followers finish.
+    fn hand_over(&mut self, myself: &ActorRef<Message>, shard: ShardId) {
+        let Some(led) = self.led.get_mut(&shard).filter(|led| !led.handing_over) else { return };
+        led.handing_over = true;
+        led.actor = None;
+        led.inbox.close(Closed::Ever);
+        self.shards.set(shard, None);
+        let (followers, myself, epoch) = (self.deps.followers.clone(), myself.clone(), led.inbox.epoch());
+        tokio::spawn(async move {
+            followers.drained(shard, epoch).await;
+            let _ = myself.cast(Message::HandedOver(shard, epoch));
+        });
+    }
+
+    fn handed_over(&mut self, myself: &ActorRef<Message>, shard: ShardId, epoch: Epoch) {
+        // It may have been lost meanwhile, and gained again.
+        if self.led.get(&shard).is_some_and(|led| led.handing_over && led.inbox.epoch() == epoch) {
+            self.led.remove(&shard);
             // Nobody listens after the coordinator has stopped.
             let _ = self.released.send(shard);
         }
+        self.end_shutdown(myself);
     }
 
     fn failed(&mut self, myself: &ActorRef<Message>, id: ractor::ActorId, error: &ActorProcessingErr) {
         let Some(shard) = self.shard_of(id) else { return };
         tracing::error!(%shard, %error, "a shard failed; it starts again from the store");
         if self.led.get(&shard).is_some_and(|led| led.draining) {
-            self.released(shard);
+            self.hand_over(myself, shard);
         } else {
             self.restart_later(myself, shard);
         }
@@ -236,7 +264,7 @@ impl State {
     fn stopped(&mut self, myself: &ActorRef<Message>, id: ractor::ActorId, reason: Option<&str>) {
         if let Some(shard) = self.shard_of(id) {
             if reason == Some(DRAINED) {
-                self.released(shard);
+                self.hand_over(myself, shard);
             } else {
                 self.lost(shard);
             }
@@ -252,7 +280,7 @@ impl State {
     fn shut_down(&mut self, myself: &ActorRef<Message>, done: oneshot::Sender<()>) {
         self.shutdown = Some(done);
         for shard in self.led.keys().copied().collect::<Vec<_>>() {
-            self.drain(shard);
+            self.drain(myself, shard);
         }
         self.end_shutdown(myself);
     }

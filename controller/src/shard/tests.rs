@@ -19,7 +19,7 @@ use crate::clock::{Clock, TokioClock};
 use crate::domain::Now;
 use crate::domain::message::{Duplicates, MessageState, Pin, Priority, Submission};
 use crate::domain::record::MessageRecord;
-use crate::follow::{FollowOptions, RowsFollower, follow};
+use crate::follow::{FollowOptions, Followers, Leads, RowsFollower, follow};
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Journal, Rows};
 
@@ -56,11 +56,13 @@ impl Node {
         let reader = rows.reader();
         let follower = CancellationToken::new();
         let (handle, _) = follow(rows, Arc::clone(&journal), FollowOptions::default(), follower.clone());
+        let followers = Followers::new([handle.clone()], Leads::none(SHARDS));
         let reader = reader(handle);
         let coordinator = Embedded::new(&journal.epochs().await.unwrap()).unwrap();
         let deps = ShardDeps {
             journal,
             reader: reader.clone(),
+            followers,
             clock: shard_clock,
             settings: ShardSettings::default(),
             lag_events_max,

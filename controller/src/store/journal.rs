@@ -30,7 +30,8 @@ pub trait Journal: Send + Sync + 'static {
     fn epochs(&self) -> BoxFuture<'_, Result<Vec<Epoch>, StoreError>>;
 
     /// Takes a shard: from now on every lower epoch is fenced. Answers the last committed sequence, 0 for none.
-    /// Taking again with the same epoch changes nothing, so a call with an unknown outcome may be repeated.
+    /// Taking again with the same epoch changes nothing, so a call with an unknown outcome may be repeated. When it returns,
+    /// `last`, `feed` and `read` know everything that other nodes have committed to the shard before.
     fn take(&self, shard: ShardId, epoch: Epoch) -> BoxFuture<'_, Result<u64, CommitError>>;
 
     /// Appends a batch; durable when it returns Ok. Calls of different shards share one transaction and one device flush.

@@ -28,7 +28,9 @@ pub trait Rows: Send + Sync + 'static {
     /// The journal sequence of each shard that the rows have reached, shard 0 first.
     fn positions(&self) -> Answer<'_, Vec<u64>>;
 
-    /// One transaction: the rows and the positions they belong to. Visible to queries when it returns.
+    /// One transaction: the rows and the positions they belong to. Visible to queries when it returns. Positions never go
+    /// back: a flush that would take one back comes from a former leader, and is refused as a whole with
+    /// [`StoreError::Behind`]. The same position again is fine; the rows are the same then.
     fn write(&self, flush: Flush) -> Answer<'_, ()>;
 
     /// What was written until now survives a power cut when this returns; only then may the journal be trimmed.

@@ -153,6 +153,20 @@ impl Feed {
         self.tail.inner.lock().shards.iter().map(|tail| tail.events).sum()
     }
 
+    /// The last committed sequence of each shard and how many of its events were committed since the journal was opened, all as
+    /// of one moment.
+    pub fn each(&self, mut see: impl FnMut(ShardId, u64, u64)) {
+        for (number, shard) in (0u16..).zip(&self.tail.inner.lock().shards) {
+            see(ShardId(number), shard.last, shard.events);
+        }
+    }
+
+    /// The same of one shard; zeros for one that does not exist.
+    pub fn place(&self, shard: ShardId) -> (u64, u64) {
+        let inner = self.tail.inner.lock();
+        inner.shards.get(usize::from(shard.0)).map_or((0, 0), |shard| (shard.last, shard.events))
+    }
+
     /// Waits for a commit after the last call of this (or after the feed was made). Cancel safe.
     pub async fn changed(&mut self) {
         // It cannot be closed: the feed keeps the sender's owner alive.

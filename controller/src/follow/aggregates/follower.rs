@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use flotilla_protocol::id::ShardId;
+use flotilla_protocol::id::{Epoch, ShardId};
 
 use super::disk::{Content, Disk, DiskError, move_aside};
 use super::shared::{Shared, State, Until};
@@ -234,6 +234,13 @@ impl Follower for AggregatesFollower {
     fn position(&self, shard: ShardId) -> u64 {
         self.shared.applied(shard)
     }
+
+    async fn gained(&mut self, _shards: &[(ShardId, Epoch)]) -> Result<(), FollowError> {
+        std::future::ready(Ok(())).await
+    }
+
+    /// What is counted stays: it is a count of committed batches, whoever led.
+    fn lost(&mut self, _shard: ShardId) {}
 
     fn full(&self) -> bool {
         self.shared.is_full()

@@ -16,7 +16,7 @@ use super::shared::Until;
 use super::{Aggregates, AggregatesFollower, Counter, Counts, Dimension, Options, QueryError, StatsQuery, StatsStep};
 use crate::domain::event::Event;
 use crate::follow::rows::RowsFollower;
-use crate::follow::testing::{MemoryStore, START_MS, lives, tenant, tenant_of};
+use crate::follow::testing::{MemoryStore, START_MS, lead_all, lives, tenant, tenant_of};
 use crate::follow::{FollowOptions, Follower, follow};
 use crate::store::{Batch, Journal, StoreError, Stores, sqlite};
 
@@ -339,6 +339,7 @@ async fn a_query_waits_for_what_was_committed_and_says_when_it_has_not_come() {
 
     let stop = CancellationToken::new();
     let (handle, task) = follow(follower, store.clone(), FollowOptions::default(), stop.clone());
+    lead_all(&handle, SHARDS);
     let answer = aggregates.query(totals(1)).await.unwrap();
     let truth = expected(&model(&store.events()), &totals(1), Step::Hour);
     assert!(answer.fresh);
@@ -347,7 +348,7 @@ async fn a_query_waits_for_what_was_committed_and_says_when_it_has_not_come() {
     stop.cancel();
     task.await.unwrap();
     for shard in (0..SHARDS).map(ShardId) {
-        assert_eq!(handle.durable(shard), store.feed().last(shard));
+        assert_eq!(handle.durable(shard), Some(store.feed().last(shard)));
     }
 }
 
@@ -361,6 +362,7 @@ async fn shards_without_news_are_not_behind_after_a_rebuild() {
     assert!(!follower.is_well());
     let stop = CancellationToken::new();
     let (handle, task) = follow(follower, store.clone(), FollowOptions::default(), stop.clone());
+    lead_all(&handle, SHARDS);
     for shard in (0..SHARDS).map(ShardId) {
         tokio::time::timeout(Duration::from_secs(60), handle.taken(shard)).await.unwrap().unwrap();
     }
@@ -414,9 +416,11 @@ async fn run_both(dir: &Path, stores: &Stores) -> AggregatesFollower {
     let stop = CancellationToken::new();
     let rows = RowsFollower::open(stores.rows.clone()).await.unwrap();
     let (rows, rows_task) = follow(rows, stores.journal.clone(), FollowOptions::default(), stop.clone());
+    lead_all(&rows, SHARDS);
     let open = || Aggregates::open(dir.to_path_buf(), options(), stores.journal.clone(), stores.rows.clone()).unwrap();
     let (aggregates, follower) = open();
     let (handle, task) = follow(follower, stores.journal.clone(), FollowOptions::default(), stop.clone());
+    lead_all(&handle, SHARDS);
     for shard in (0..SHARDS).map(ShardId) {
         rows.caught_up(shard).await.unwrap();
         handle.taken(shard).await.unwrap();

@@ -1,4 +1,4 @@
-//! One subscriber: a cursor over its shard's journal, and the fleet's events between.
+//! One subscriber: a cursor over its shard's journal, and the fleet's events between, as long as the shard is led here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use flotilla_protocol::id::ShardId;
 use futures_util::{Stream, stream};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
+use super::super::group::Lease;
 use super::render::render;
 use super::{EventId, LiveEvent, Place};
 use crate::store::{Batch, Feed, Journal, StoreError};
@@ -24,6 +25,7 @@ struct Subscription {
     journal: Arc<dyn Journal>,
     feed: Feed,
     shard: ShardId,
+    lease: Lease,
     /// Batches up to this sequence are behind us, and of the next one as many events as `skip` says.
     seq: u64,
     skip: usize,
@@ -36,15 +38,17 @@ struct Subscription {
 pub(super) async fn stream(
     place: Place,
     journal: Arc<dyn Journal>,
-    shard: ShardId,
+    lease: Lease,
     after: Option<EventId>,
 ) -> Result<impl Stream<Item = LiveEvent> + Send + use<>, StoreError> {
+    let shard = lease.shard();
     let last = journal.last(shard).await?;
     let mut subscription = Subscription {
         place,
         feed: journal.feed(),
         journal,
         shard,
+        lease,
         seq: last,
         skip: 0,
         batches: VecDeque::new(),
@@ -61,38 +65,42 @@ pub(super) async fn stream(
         }
     }
     Ok(stream::unfold(subscription, |mut subscription| async move {
-        let event = subscription.next().await;
+        let event = subscription.next().await?;
         Some((event, subscription))
     }))
 }
 
 impl Subscription {
-    async fn next(&mut self) -> LiveEvent {
+    /// `None` at the end: the shard is led elsewhere.
+    async fn next(&mut self) -> Option<LiveEvent> {
         if let Some(event) = self.first.take() {
-            return event;
+            return Some(event);
         }
         loop {
             match self.place.fleet.try_recv() {
-                Ok(event) => return event,
-                Err(TryRecvError::Lagged(_)) => return missed_fleet(),
+                Ok(event) => return Some(event),
+                Err(TryRecvError::Lagged(_)) => return Some(missed_fleet()),
                 // Closed: not while our place keeps the hub.
                 Err(TryRecvError::Empty | TryRecvError::Closed) => {}
             }
             if let Some(event) = self.take() {
-                return event;
+                return Some(event);
+            }
+            if self.lease.is_over() {
+                return None;
             }
             if self.seq < self.feed.last(self.shard) {
                 match self.journal.read(self.shard, self.seq, READ_BYTES).await {
                     Ok(batches) if !batches.is_empty() => self.batches = batches.into(),
                     Ok(_) => tokio::time::sleep(PAUSE).await,
-                    Err(StoreError::Trimmed { .. }) => return self.skip_to_end(),
+                    Err(StoreError::Trimmed { .. }) => return Some(self.skip_to_end()),
                     Err(error) => {
                         tracing::debug!(shard = %self.shard, %error, "an event stream cannot read the journal");
                         tokio::time::sleep(RETRY).await;
                     }
                 }
             } else if let Some(event) = self.wait().await {
-                return event;
+                return Some(event);
             }
         }
     }
@@ -115,7 +123,7 @@ impl Subscription {
         None
     }
 
-    /// Waits for a commit, or answers an event of the fleet.
+    /// Waits for a commit or for the end, or answers an event of the fleet.
     async fn wait(&mut self) -> Option<LiveEvent> {
         tokio::select! {
             event = self.place.fleet.recv() => match event {
@@ -123,6 +131,7 @@ impl Subscription {
                 Err(RecvError::Lagged(_)) => Some(missed_fleet()),
                 Err(RecvError::Closed) => std::future::pending().await,
             },
+            () = self.lease.over() => None,
             () = self.feed.changed() => {
                 tokio::time::sleep(PAUSE).await;
                 None

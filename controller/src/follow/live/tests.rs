@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_protocol::id::{EnrollmentId, ShardId, TenantId};
+use flotilla_protocol::id::{EnrollmentId, Epoch, ShardId, TenantId};
 use flotilla_protocol::wire::Telemetry;
 use futures_util::{Stream, StreamExt};
 use rand::rngs::StdRng;
@@ -19,7 +19,13 @@ use crate::gateway::{FleetEvent, FleetEvents};
 const SHARDS: u16 = 2;
 
 fn live(store: &Arc<MemoryStore>) -> Live {
-    Live::new(store.clone())
+    Live::new(store.clone(), all_led(Epoch(1)))
+}
+
+fn all_led(epoch: Epoch) -> Leads {
+    let leads = Leads::none(SHARDS);
+    (0..SHARDS).for_each(|number| leads.set(ShardId(number), Some(epoch)));
+    leads
 }
 
 fn shard(tenant: TenantId) -> ShardId {

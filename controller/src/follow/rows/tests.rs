@@ -12,7 +12,7 @@ use super::*;
 use crate::domain::event::{Accepted, Change, Event, Idempotency};
 use crate::domain::message::MessageState;
 use crate::follow::recent::DIRTY_MAX;
-use crate::follow::testing::{accepted, changed, lives, route, submission, tenant, tenant_of};
+use crate::follow::testing::{accepted, changed, lead_all, lives, route, submission, tenant, tenant_of};
 use crate::follow::{FollowOptions, follow};
 use crate::store::{Journal, Stores, sqlite};
 
@@ -58,6 +58,7 @@ async fn reader(stores: &Stores) -> (RowsReader, CancellationToken, tokio::task:
     let make = follower.reader();
     let stop = CancellationToken::new();
     let (handle, task) = follow(follower, Arc::clone(&stores.journal), never_by_age(), stop.clone());
+    lead_all(&handle, SHARDS);
     (make(handle), stop, task)
 }
 

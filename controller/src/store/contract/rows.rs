@@ -78,6 +78,26 @@ pub(crate) async fn a_flush_is_there_as_a_whole(engine: &impl Engine) {
     assert_eq!(stores.rows.get(ours, message_id(3)).await, Ok(None));
 }
 
+pub(crate) async fn a_former_leaders_flush_is_refused(engine: &impl Engine) {
+    let stores = engine.open();
+    let rows = &*stores.rows;
+    let ours = tenant(0, 0);
+    rows.write(flush(S, &[record(ours, 1)], true, 5)).await.unwrap();
+    let sent = record_in(ours, 1, MessageState::Sent, route(1));
+    rows.write(flush(S, std::slice::from_ref(&sent), false, 9)).await.unwrap();
+    // The same position again: what both leaders have read from the journal is the same.
+    rows.write(flush(S, std::slice::from_ref(&sent), false, 9)).await.unwrap();
+
+    let mut late = flush(S, &[record_in(ours, 1, MessageState::Dispatching, route(1)), record(ours, 2)], false, 7);
+    late.positions.push((ShardId(2), 4));
+    late.inbound.push((S, inbound(ours, 1, 1)));
+    assert_eq!(rows.write(late).await, Err(StoreError::Behind { shard: S, position: 9 }));
+    assert_eq!(rows.positions().await, Ok(vec![9, 0, 0, 0]), "nothing of it, of no shard");
+    assert_eq!(rows.get(ours, message_id(1)).await, Ok(Some(sent)));
+    assert_eq!(rows.get(ours, message_id(2)).await, Ok(None));
+    assert_eq!(rows.inbound(ours, InboundFilter::default(), page(5, None)).await.unwrap().items.len(), 0);
+}
+
 pub(crate) async fn a_message_is_written_anew_under_its_number(engine: &impl Engine) {
     let stores = engine.open();
     let ours = tenant(0, 0);

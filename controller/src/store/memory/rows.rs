@@ -49,6 +49,12 @@ impl RowSet {
         if let Some((shard, _)) = flush.positions.iter().find(|(shard, _)| usize::from(shard.0) >= shards) {
             return Err(StoreError::NoSuchShard { shard: *shard });
         }
+        for &(shard, position) in &flush.positions {
+            let there = self.positions[usize::from(shard.0)];
+            if position < there {
+                return Err(StoreError::Behind { shard, position: there });
+            }
+        }
         for upsert in flush.messages {
             let record = (*upsert.record).clone();
             let next = &mut self.next;

@@ -97,6 +97,7 @@ impl RowsWriter {
         }
         let transaction =
             Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate).map_err(store_error)?;
+        check_positions(&transaction, &flush.positions)?;
         let mut tenants = Tenants { known: &mut self.tenants, transaction: &transaction };
         let mut messages = Messages::new(&transaction, self.next_message).map_err(store_error)?;
         for upsert in &flush.messages {
@@ -118,6 +119,18 @@ impl RowsWriter {
         rest().map_err(store_error)?;
         transaction.commit().map_err(store_error)
     }
+}
+
+/// What a former leader still had to write comes too late.
+fn check_positions(transaction: &Transaction<'_>, positions: &[(ShardId, u64)]) -> Result<(), StoreError> {
+    let mut select = transaction.prepare_cached("SELECT position FROM shard WHERE id = ?1").map_err(store_error)?;
+    for &(shard, seq) in positions {
+        let position = select.query_row([shard.0], |row| super::number(row, 0)).map_err(store_error)?;
+        if seq < position {
+            return Err(StoreError::Behind { shard, position });
+        }
+    }
+    Ok(())
 }
 
 /// The numbers of the tenants.
