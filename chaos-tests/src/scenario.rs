@@ -348,5 +348,11 @@ fn free_tcp_address() -> anyhow::Result<String> {
 }
 
 fn free_udp_address() -> anyhow::Result<String> {
-    Ok(std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string())
+    // The controller takes the same port for TCP.
+    loop {
+        let address = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        if std::net::TcpListener::bind(address).is_ok() {
+            return Ok(address.to_string());
+        }
+    }
 }

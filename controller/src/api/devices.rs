@@ -57,6 +57,10 @@ pub struct DeviceView {
     connected_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     remote: Option<String>,
+    /// `quic`; `tcp` where the device's network lets no UDP pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transport: Option<&'static str>,
+    /// Over QUIC only.
     #[serde(skip_serializing_if = "Option::is_none")]
     rtt_ms: Option<u64>,
     #[schema(value_type = String)]
@@ -88,7 +92,8 @@ impl DeviceView {
             online: session.is_some(),
             connected_at: session.as_ref().map(|session| Time(session.since_ms)),
             remote: session.as_ref().map(|session| session.remote.to_string()),
-            rtt_ms: session.as_ref().map(|session| session.rtt.as_millis() as u64),
+            transport: session.as_ref().map(|session| session.transport.as_str()),
+            rtt_ms: session.as_ref().and_then(|session| session.rtt).map(|rtt| rtt.as_millis() as u64),
             enrolled_at: Time(device.enrolled_ms),
             last_seen_at: session.as_ref().map(|_| now_ms).or(device.last_seen_ms).map(Time),
             battery_percent: telemetry.as_ref().and_then(|telemetry| telemetry.battery_percent),

@@ -1,6 +1,6 @@
 //! The subsystems, each made from its piece of the configuration and what it needs of the others.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -22,7 +22,7 @@ use crate::fleet::sims::Sims;
 use crate::follow::aggregates::{self, Aggregates};
 use crate::follow::live::Live;
 use crate::follow::{self, FollowOptions, Leads, RowsFollower, RowsReader, trim_behind};
-use crate::gateway::{self, GatewayConfig, GatewayHandle};
+use crate::gateway::{self, GatewayConfig, GatewayError, GatewayHandle};
 use crate::shard::{ShardDeps, ShardSettings, ShardSupervisor, Shards};
 use crate::store::{Stores, sqlite};
 
@@ -32,6 +32,8 @@ const LAG_EVENTS_MAX: u64 = 1_000_000;
 const RECOVERIES_MAX: u32 = 5;
 /// This controller's name in its certificate. One node has no others to be told from.
 const NODE_NAME: &str = "controller";
+/// Ports that are free for UDP and taken for TCP, before there is something wrong.
+const PORT_TRIES_MAX: usize = 64;
 
 pub(super) async fn open_stores(config: &Config) -> anyhow::Result<Stores> {
     let options = sqlite::Options { shards: config.store.shards, ..sqlite::Options::default() };
@@ -108,6 +110,7 @@ pub(super) struct Fleet {
     sims: Sims,
     enrollments: Enrollments,
     listen: SocketAddr,
+    tcp: Option<SocketAddr>,
     controllers: Arc<[String]>,
 }
 
@@ -120,20 +123,27 @@ pub(super) async fn open_fleet(config: &Config, stores: &Stores, clock: &Arc<dyn
     let catalog = &stores.catalog;
     let deny = DenyList::load(&**catalog, now_s).await?;
     let listen = with_port(config.quic.addr)?;
+    let tcp = config.quic.tcp_addr.beside(listen);
     let controllers = advertised(listen, &config.quic.advertise);
     let devices = Devices::new(Arc::clone(catalog), Arc::clone(&deny));
     let sims = Sims::new(Arc::clone(catalog));
     let enrollments = Enrollments::new(Arc::clone(catalog), Arc::clone(&ca), Arc::clone(&controllers));
-    Ok(Fleet { ca, deny, devices, sims, enrollments, listen, controllers })
+    Ok(Fleet { ca, deny, devices, sims, enrollments, listen, tcp, controllers })
 }
 
-/// Enrolment codes name the port, so it has to be known before anybody listens on it.
+/// Enrolment codes name the port, so it has to be known before anybody listens on it. Free for TCP as well.
 fn with_port(addr: SocketAddr) -> anyhow::Result<SocketAddr> {
     if addr.port() != 0 {
         return Ok(addr);
     }
-    let socket = UdpSocket::bind(addr).with_context(|| format!("no UDP port of {} is free", addr.ip()))?;
-    Ok(socket.local_addr()?)
+    for _ in 0..PORT_TRIES_MAX {
+        let socket = UdpSocket::bind(addr).with_context(|| format!("no UDP port of {} is free", addr.ip()))?;
+        let found = socket.local_addr()?;
+        if TcpListener::bind(found).is_ok() {
+            return Ok(found);
+        }
+    }
+    anyhow::bail!("no port of {} is free for UDP and TCP: set quic.addr", addr.ip())
 }
 
 /// What devices are told to connect to.
@@ -165,6 +175,7 @@ pub(super) async fn start_gateway(
 ) -> anyhow::Result<Arc<GatewayHandle>> {
     let gateway = GatewayConfig {
         listen: fleet.listen,
+        tcp: fleet.tcp,
         name: NODE_NAME.to_owned(),
         dir: config.data_dir.join("gateway"),
         controllers: Arc::clone(&fleet.controllers),
@@ -184,8 +195,15 @@ pub(super) async fn start_gateway(
     };
     let listening = gateway::start(gateway, parts).await;
     let addr = fleet.listen;
-    let remedy = || format!("devices can not connect on {addr} (UDP): stop what uses it, or set quic.addr");
-    Ok(Arc::new(listening.with_context(remedy)?))
+    let remedy = |error: &GatewayError| match error {
+        // Names its own key.
+        GatewayError::BindTcp { .. } => "devices can not connect over TCP".to_owned(),
+        _ => format!("devices can not connect on {addr} (UDP): stop what uses it, or set quic.addr"),
+    };
+    Ok(Arc::new(listening.map_err(|error| {
+        let context = remedy(&error);
+        anyhow::Error::new(error).context(context)
+    })?))
 }
 
 #[expect(clippy::too_many_arguments, reason = "the one place where everything comes together")]

@@ -320,7 +320,12 @@ fn free_tcp(usual: SocketAddr) -> SocketAddr {
 }
 
 fn free_udp(usual: SocketAddr) -> SocketAddr {
-    if UdpSocket::bind(usual).is_ok() { usual } else { SocketAddr::new(usual.ip(), 0) }
+    // The fallback of the devices' links is on the same port.
+    if UdpSocket::bind(usual).is_ok() && TcpListener::bind(usual).is_ok() {
+        usual
+    } else {
+        SocketAddr::new(usual.ip(), 0)
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,20 @@ pub struct Http {
 #[serde(deny_unknown_fields, default)]
 pub struct Quic {
     pub addr: SocketAddr,
+    #[serde(skip_serializing_if = "TcpAddr::is_default")]
+    pub tcp_addr: TcpAddr,
     pub advertise: Vec<String>,
+}
+
+/// Where devices connect over TCP when their network lets no UDP pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TcpAddr {
+    /// The address and port of `quic.addr`: devices try the same port.
+    #[default]
+    Same,
+    Off,
+    At(SocketAddr),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +123,8 @@ impl Default for Http {
 
 impl Default for Quic {
     fn default() -> Self {
-        Self { addr: SocketAddr::from(([0, 0, 0, 0], 7443)), advertise: Vec::new() }
+        let addr = SocketAddr::from(([0, 0, 0, 0], 7443));
+        Self { addr, tcp_addr: TcpAddr::Same, advertise: Vec::new() }
     }
 }
 
@@ -135,6 +149,47 @@ impl Default for Log {
 impl Default for Ca {
     fn default() -> Self {
         Self { trust_domain: "flotilla.local".to_owned() }
+    }
+}
+
+impl TcpAddr {
+    fn is_default(&self) -> bool {
+        *self == Self::Same
+    }
+
+    /// `None` when it is off. `quic` is where QUIC listens.
+    pub fn beside(self, quic: SocketAddr) -> Option<SocketAddr> {
+        match self {
+            Self::Same => Some(quic),
+            Self::Off => None,
+            Self::At(addr) => Some(addr),
+        }
+    }
+}
+
+impl TryFrom<String> for TcpAddr {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "same" => Ok(Self::Same),
+            "" | "off" => Ok(Self::Off),
+            text => text.parse().map(Self::At).map_err(|_| {
+                format!(
+                    "`{text}` is no TCP address: give ip:port such as 0.0.0.0:443, \"same\" as quic.addr, or \"off\""
+                )
+            }),
+        }
+    }
+}
+
+impl From<TcpAddr> for String {
+    fn from(addr: TcpAddr) -> Self {
+        match addr {
+            TcpAddr::Same => "same".to_owned(),
+            TcpAddr::Off => "off".to_owned(),
+            TcpAddr::At(addr) => addr.to_string(),
+        }
     }
 }
 
@@ -329,11 +384,29 @@ mod tests {
     }
 
     #[test]
+    fn tcp_is_where_quic_is_unless_it_is_said_otherwise() {
+        let quic = "10.0.0.1:7443".parse().unwrap();
+        for (text, expected) in [
+            ("", Some("10.0.0.1:7443")),
+            ("tcp_addr = \"same\"", Some("10.0.0.1:7443")),
+            ("tcp_addr = \"off\"", None),
+            ("tcp_addr = \"\"", None),
+            ("tcp_addr = \"0.0.0.0:443\"", Some("0.0.0.0:443")),
+        ] {
+            let (_dir, sources) = file(&format!("[quic]\n{text}\n"));
+            let config = load_with(&sources, Vec::new()).unwrap();
+            assert_eq!(config.quic.tcp_addr.beside(quic), expected.map(|addr| addr.parse().unwrap()), "{text}");
+            assert_eq!(toml::from_str::<Config>(&config.to_toml().unwrap()).unwrap(), config);
+        }
+    }
+
+    #[test]
     fn errors_name_the_key_and_the_remedy() {
         let cases = [
             ("colour = 1\n", "colour"),
             ("[http]\nport = 1\n", "port"),
             ("[http]\naddr = \"nowhere\"\n", "http.addr"),
+            ("[quic]\ntcp_addr = \"443\"\n", "quic.tcp_addr"),
             ("[http]\nconnections_max = \"many\"\n", "http.connections_max"),
             ("[log]\nformat = \"xml\"\n", "log.format"),
             ("[http\n", "flotilla.toml"),

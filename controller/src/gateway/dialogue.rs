@@ -2,9 +2,10 @@
 
 use bytes::BytesMut;
 use flotilla_protocol::wire::{FrameError, decode_frame, encode_frame};
-use quinn::{RecvStream, SendStream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use super::link::{Receiver, Sender};
 
 /// Nothing that is said by turns is longer. `Hello` with 64 SIMs is about 6 KB.
 const BYTES_MAX: usize = 16 * 1024;
@@ -20,7 +21,7 @@ pub(super) enum ReadError {
 }
 
 /// Reads one frame; what follows it stays in `buffer`.
-pub(super) async fn read<T: DeserializeOwned>(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<T, ReadError> {
+pub(super) async fn read<T: DeserializeOwned>(recv: &mut Receiver, buffer: &mut BytesMut) -> Result<T, ReadError> {
     loop {
         if let Some(frame) = decode_frame(buffer)? {
             return Ok(frame);
@@ -28,15 +29,12 @@ pub(super) async fn read<T: DeserializeOwned>(recv: &mut RecvStream, buffer: &mu
         if buffer.len() >= BYTES_MAX {
             return Err(ReadError::TooLong);
         }
-        match recv.read_chunk(BYTES_MAX - buffer.len(), true).await {
-            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.bytes),
-            Ok(None) | Err(_) => return Err(ReadError::Left),
-        }
+        recv.read(buffer).await.ok_or(ReadError::Left)?;
     }
 }
 
 /// False when the peer has left, or the frame is too long to be sent.
-pub(super) async fn write<T: Serialize>(send: &mut SendStream, frame: &T) -> bool {
+pub(super) async fn write<T: Serialize>(send: &mut Sender, frame: &T) -> bool {
     let mut buffer = BytesMut::new();
-    encode_frame(frame, &mut buffer).is_ok() && send.write_chunk(buffer.freeze()).await.is_ok()
+    encode_frame(frame, &mut buffer).is_ok() && send.write(buffer.freeze()).await
 }

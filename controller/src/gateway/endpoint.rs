@@ -14,12 +14,20 @@ use super::keys::EndpointKeys;
 use crate::ca::{Ca, server_tls};
 
 /// Devices send something every 15 seconds.
-const IDLE_MS: u32 = 45_000;
+pub(super) const IDLE_MS: u32 = 45_000;
 /// Handshakes that wait for the acceptor; what comes beyond is refused.
 const INCOMING_MAX: usize = 4_096;
 
-pub(super) fn open(listen: SocketAddr, keys: &EndpointKeys, ca: Arc<Ca>, name: &str) -> Result<Endpoint, GatewayError> {
-    let tls = server_tls(ca, name, &[ALPN_LINK, ALPN_ENROLL])?;
+/// For both transports: one certificate, one set of roots, the same rules.
+pub(super) fn tls(ca: Arc<Ca>, name: &str) -> Result<Arc<rustls::ServerConfig>, GatewayError> {
+    Ok(Arc::new(server_tls(ca, name, &[ALPN_LINK, ALPN_ENROLL])?))
+}
+
+pub(super) fn open(
+    listen: SocketAddr,
+    keys: &EndpointKeys,
+    tls: Arc<rustls::ServerConfig>,
+) -> Result<Endpoint, GatewayError> {
     let tls = QuicServerConfig::try_from(tls).map_err(|_| GatewayError::Tls)?;
     let mut config = ServerConfig::new(Arc::new(tls), keys.token_key());
     config.transport_config(Arc::new(transport()));

@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::BytesMut;
 use flotilla_protocol::id::{DeviceId, TenantId};
 use flotilla_protocol::wire::{EnrollDown, EnrollRefusal, EnrollUp, PROTOCOL};
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::VarInt;
 use tokio::time::timeout;
 
 use super::close::{DONE, NOT_ENROLLED, TOO_SLOW};
+use super::link::{Connection, Receiver, Sender};
 use super::ports::FleetEvent;
-use super::session::say_goodbye;
 use super::{Context, dialogue};
 use crate::fleet::enrollments::{RedeemError, Redemption};
 use crate::fleet::recovery::Proof;
@@ -25,7 +25,7 @@ struct Refused(EnrollRefusal, String);
 pub(super) async fn run(context: Arc<Context>, connection: Connection) {
     let Ok(_permit) = context.enrolling.clone().try_acquire_owned() else {
         count("busy");
-        return connection.close(NOT_ENROLLED, b"too many enrolments at a time: try again");
+        return turn_away(&connection, NOT_ENROLLED, "too many enrolments at a time: try again").await;
     };
     if timeout(DEADLINE, converse(&context, &connection)).await.is_err() {
         count("slow");
@@ -33,10 +33,15 @@ pub(super) async fn run(context: Arc<Context>, connection: Connection) {
     }
 }
 
+async fn turn_away(connection: &Connection, code: VarInt, detail: &str) {
+    let frame = EnrollDown::Refused { reason: EnrollRefusal::Busy, detail: detail.to_owned() };
+    connection.turn_away(code, detail.as_bytes(), &frame).await;
+}
+
 async fn converse(context: &Arc<Context>, connection: &Connection) {
     let mut buffer = BytesMut::new();
     let asked = timeout(context.limits.first_frame(), async {
-        let (send, mut recv) = connection.accept_bi().await.ok()?;
+        let (send, mut recv) = connection.stream().await?;
         let request = read(&mut recv, &mut buffer).await;
         Some((send, recv, request))
     });
@@ -45,28 +50,28 @@ async fn converse(context: &Arc<Context>, connection: &Connection) {
         Ok(None) => return,
         Err(_) => {
             count("slow");
-            return connection.close(TOO_SLOW, b"no request in time");
+            return turn_away(connection, TOO_SLOW, "no request in time").await;
         }
     };
     let answer = answer(context, &mut send, &mut recv, request, buffer).await;
     let (frame, code) = match answer {
         Ok(frame) => (frame, DONE),
         Err(Refused(reason, detail)) => {
-            tracing::info!(remote = %connection.remote_address(), ?reason, "refused an enrolment");
+            tracing::info!(remote = %connection.remote(), ?reason, "refused an enrolment");
             (EnrollDown::Refused { reason, detail }, NOT_ENROLLED)
         }
     };
     count(if code == DONE { "issued" } else { "refused" });
     if dialogue::write(&mut send, &frame).await {
-        say_goodbye(&mut send).await;
+        send.finish().await;
     }
     connection.close(code, b"");
 }
 
 async fn answer(
     context: &Arc<Context>,
-    send: &mut SendStream,
-    recv: &mut RecvStream,
+    send: &mut Sender,
+    recv: &mut Receiver,
     request: Result<EnrollUp, Refused>,
     mut buffer: BytesMut,
 ) -> Result<EnrollDown, Refused> {
@@ -92,8 +97,8 @@ async fn answer(
 
 async fn recover(
     context: &Arc<Context>,
-    send: &mut SendStream,
-    recv: &mut RecvStream,
+    send: &mut Sender,
+    recv: &mut Receiver,
     buffer: &mut BytesMut,
     tenant: TenantId,
     device: DeviceId,
@@ -113,7 +118,7 @@ async fn recover(
     issued.map(EnrollDown::Issued).map_err(refused)
 }
 
-async fn read(recv: &mut RecvStream, buffer: &mut BytesMut) -> Result<EnrollUp, Refused> {
+async fn read(recv: &mut Receiver, buffer: &mut BytesMut) -> Result<EnrollUp, Refused> {
     dialogue::read(recv, buffer).await.map_err(|error| Refused(EnrollRefusal::BadRequest, error.to_string()))
 }
 

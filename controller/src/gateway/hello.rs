@@ -9,14 +9,14 @@ use std::time::Duration;
 use bytes::BytesMut;
 use flotilla_protocol::id::{Epoch, SimId};
 use flotilla_protocol::wire::{DeviceInfo, Down, Hello, PROTOCOL, Refusal, SimInfo, Up, Welcome};
-use quinn::{Connection, RecvStream, SendStream};
 use ractor::Actor;
 use tokio::time::timeout;
 
 use super::close::{TOO_SLOW, code_of, name_of};
+use super::link::{Connection, Receiver, Sender};
 use super::peer::{NewPeer, Peer, routes_of, states_of};
 use super::ports::ShardDoor;
-use super::session::{Args, Ending, Session, say_goodbye};
+use super::session::{Args, Ending, Session};
 use super::{Context, dialogue, inventory, reader};
 use crate::ca::DeviceIdentity;
 use crate::fleet::certificates::{self, Admission};
@@ -49,8 +49,9 @@ pub(super) async fn start(context: Arc<Context>, connection: Connection, identit
             return decline(&connection, &mut send, &identity, Refusal::BadFrame, &detail).await;
         }
         Err(_) => {
-            metrics::counter!("flotilla_handshakes_total", "result" => "slow").increment(1);
-            return connection.close(TOO_SLOW, b"no Hello in time");
+            count(&connection, "slow");
+            let frame = Down::Refused { reason: Refusal::Busy, detail: "no Hello in time".to_owned() };
+            return connection.turn_away(TOO_SLOW, b"no Hello in time", &frame).await;
         }
     };
     match admit(&context, identity, &hello).await {
@@ -59,11 +60,11 @@ pub(super) async fn start(context: Arc<Context>, connection: Connection, identit
     }
 }
 
-type Opened = (SendStream, RecvStream, BytesMut, Hello);
+type Opened = (Sender, Receiver, BytesMut, Hello);
 
 /// The device opens one stream and says `Hello`. Without a stream there is nobody to answer to.
-async fn open(connection: &Connection) -> Result<Opened, Option<(SendStream, dialogue::ReadError)>> {
-    let (send, mut recv) = connection.accept_bi().await.map_err(|_| None)?;
+async fn open(connection: &Connection) -> Result<Opened, Option<(Sender, dialogue::ReadError)>> {
+    let (send, mut recv) = connection.stream().await.ok_or(None)?;
     let mut buffer = BytesMut::new();
     match dialogue::read::<Up>(&mut recv, &mut buffer).await {
         Ok(Up::Hello(hello)) => Ok((send, recv, buffer, hello)),
@@ -73,17 +74,16 @@ async fn open(connection: &Connection) -> Result<Opened, Option<(SendStream, dia
     }
 }
 
-async fn decline(
-    connection: &Connection,
-    send: &mut SendStream,
-    identity: &DeviceIdentity,
-    reason: Refusal,
-    detail: &str,
-) {
-    metrics::counter!("flotilla_handshakes_total", "result" => name_of(reason)).increment(1);
+fn count(connection: &Connection, result: &'static str) {
+    let transport = connection.transport().as_str();
+    metrics::counter!("flotilla_handshakes_total", "result" => result, "transport" => transport).increment(1);
+}
+
+async fn decline(connection: &Connection, send: &mut Sender, identity: &DeviceIdentity, reason: Refusal, detail: &str) {
+    count(connection, name_of(reason));
     tracing::info!(device = %identity.device, tenant = %identity.tenant, reason = name_of(reason), detail, "sent a device away");
     if dialogue::write(send, &Down::Refused { reason, detail: detail.to_owned() }).await {
-        say_goodbye(send).await;
+        send.finish().await;
     }
     connection.close(code_of(reason), name_of(reason).as_bytes());
 }
@@ -189,7 +189,7 @@ async fn begin(
     context: Arc<Context>,
     connection: Connection,
     identity: DeviceIdentity,
-    (send, recv, buffer): (SendStream, RecvStream, BytesMut),
+    (send, recv, buffer): (Sender, Receiver, BytesMut),
     hello: Hello,
     shard: Arc<dyn ShardDoor>,
     known: Known,
@@ -219,8 +219,9 @@ async fn begin(
         peer.shard.device_up(peer.link(window, hello.epoch_seen), peer.clone());
     };
     let peer = context.sessions.register(now.mono_ms, make, up);
-    metrics::counter!("flotilla_handshakes_total", "result" => "welcome").increment(1);
-    tracing::debug!(device = %peer.device(), session = peer.session, "a device has connected");
+    count(&peer.connection, "welcome");
+    let transport = peer.connection.transport().as_str();
+    tracing::debug!(device = %peer.device(), session = peer.session, transport, "a device has connected");
     inventory::publish(&context, &peer, &known.plan);
     let supervisor = context.supervisor.clone();
     let device = peer.device();

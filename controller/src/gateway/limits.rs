@@ -18,6 +18,8 @@ pub struct Limits {
     pub handshakes_per_s: u32,
     /// Handshakes under way at a time, until `Welcome`.
     pub handshakes_max: usize,
+    /// The same over TCP, in places of their own.
+    pub handshakes_tcp_max: usize,
     /// From so many handshakes under way, an address has to be proved first.
     pub retry_above: usize,
     /// Handshakes under way from one address (IPv4) or network (IPv6 /64). Loopback has no such limit.
@@ -45,6 +47,7 @@ impl Default for Limits {
             connections_max: 20_000,
             handshakes_per_s: 2_000,
             handshakes_max: 1_024,
+            handshakes_tcp_max: 256,
             retry_above: 128,
             handshakes_per_address: 128,
             first_frame_ms: 5_000,

@@ -1,7 +1,8 @@
-//! The door for devices: one UDP port that speaks QUIC, for enrolment and for the links of enrolled devices.
+//! The door for devices: one UDP port that speaks QUIC, for enrolment and for the links of enrolled devices; and the same
+//! over TCP, for those whose network lets no UDP pass.
 //!
 //! ```text
-//! acceptor (task)                paces handshakes, sends a connection where its protocol says
+//! acceptor (task)                paces handshakes, sends a connection where its protocol says (`tcp` has a second one)
 //!   ├─ enroll (task)             one dialogue: token or proof -> certificate
 //!   └─ hello (task)              checks, registers, tells the shard, says Welcome; becomes
 //! supervisor (actor)
@@ -22,6 +23,7 @@ mod hello;
 mod inventory;
 mod keys;
 mod limits;
+mod link;
 mod outbox;
 mod peer;
 mod ports;
@@ -31,11 +33,13 @@ mod renewal;
 mod session;
 mod supervisor;
 mod sweeper;
+mod tcp;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use flotilla_protocol::id::DeviceId;
@@ -43,9 +47,10 @@ use flotilla_protocol::wire::{Down, Refusal, Settings};
 use parking_lot::Mutex;
 use quinn::Endpoint;
 use ractor::{Actor, ActorCell};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::ca::{Ca, CaError, SecretFileError};
 use crate::clock::Clock;
@@ -55,8 +60,9 @@ use crate::fleet::enrollments::Enrollments;
 use crate::store::Catalog;
 
 use keys::EndpointKeys;
-use limits::Addresses;
+use limits::{Addresses, Bucket};
 pub use limits::{Limits, Rate};
+pub use link::Transport;
 pub use peer::{SessionInfo, UssdError};
 pub use ports::{FleetEvent, FleetEvents, ShardDoor, ShardDoors};
 use registry::Registry;
@@ -64,10 +70,14 @@ use supervisor::Supervisor;
 
 /// How long closing sessions may take before the endpoint is closed over them.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
+/// Handshakes that begin in the same moment, at most.
+const BURST: u32 = 16;
 
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
     pub listen: SocketAddr,
+    /// Where TCP is spoken too, for networks without UDP. Devices try the port at which they were told to find QUIC.
+    pub tcp: Option<SocketAddr>,
     /// This controller's own, for its certificate.
     pub name: String,
     /// Folder for the endpoint's keys.
@@ -97,6 +107,8 @@ pub struct Parts {
 pub enum GatewayError {
     #[error("cannot listen on UDP {listen}")]
     Bind { listen: SocketAddr, source: io::Error },
+    #[error("cannot listen on TCP {listen}: stop what uses it, or set quic.tcp_addr (\"off\" does without)")]
+    BindTcp { listen: SocketAddr, source: io::Error },
     #[error("cannot set TLS up for QUIC")]
     Tls,
     #[error(transparent)]
@@ -123,6 +135,11 @@ struct Context {
     clock: Arc<dyn Clock>,
     sessions: Registry,
     handshaking: Arc<Semaphore>,
+    /// Apart from QUIC's, so that TCP connections which say nothing keep only each other away.
+    handshaking_tcp: Arc<Semaphore>,
+    /// TCP connections, those in their handshake among them.
+    tcp_open: Arc<AtomicUsize>,
+    pace: Mutex<Bucket>,
     enrolling: Arc<Semaphore>,
     addresses: Mutex<Addresses>,
     supervisor: ActorCell,
@@ -133,17 +150,28 @@ pub struct GatewayHandle {
     context: Arc<Context>,
     endpoint: Endpoint,
     local_addr: SocketAddr,
+    tcp_addr: Option<SocketAddr>,
+    accepting_tcp: Option<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 /// Opens the port. Blocks shortly on the key file.
 pub async fn start(config: GatewayConfig, parts: Parts) -> Result<GatewayHandle, GatewayError> {
     let keys = EndpointKeys::load_or_create(&config.dir)?;
-    let endpoint = endpoint::open(config.listen, &keys, parts.ca.clone(), &config.name)?;
+    let tls = endpoint::tls(parts.ca.clone(), &config.name)?;
+    let endpoint = endpoint::open(config.listen, &keys, tls.clone())?;
     let local_addr = endpoint.local_addr().map_err(|source| GatewayError::Bind { listen: config.listen, source })?;
+    let listener = listen_tcp(config.tcp).await?;
+    let tcp_addr = listener.as_ref().map(|(_, addr)| *addr);
     let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await?;
     let context = Arc::new(Context {
         handshaking: Arc::new(Semaphore::new(config.limits.handshakes_max)),
+        handshaking_tcp: Arc::new(Semaphore::new(config.limits.handshakes_tcp_max)),
+        tcp_open: Arc::default(),
+        pace: Mutex::new(Bucket::new(
+            Rate { burst: BURST, per_s: config.limits.handshakes_per_s },
+            parts.clock.now().mono_ms,
+        )),
         enrolling: Arc::new(Semaphore::new(config.limits.enrollments_max)),
         limits: config.limits,
         settings: Mutex::new(config.settings),
@@ -161,22 +189,55 @@ pub async fn start(config: GatewayConfig, parts: Parts) -> Result<GatewayHandle,
         addresses: Mutex::default(),
         supervisor: supervisor.get_cell(),
     });
+    let accepting_tcp = listener.map(|(listener, _)| {
+        let door = tcp::Door { listener, tls, quic: endpoint.clone() };
+        tokio::spawn(tcp::run(context.clone(), door))
+    });
     let tasks = vec![
         tokio::spawn(acceptor::run(context.clone(), endpoint.clone())),
         tokio::spawn(sweeper::run(context.clone())),
     ];
-    tracing::info!(%local_addr, "devices may connect");
-    Ok(GatewayHandle { context, endpoint, local_addr, tasks })
+    tracing::info!(%local_addr, tcp_addr = tcp_addr.map(tracing::field::display), "devices may connect");
+    Ok(GatewayHandle { context, endpoint, local_addr, tcp_addr, accepting_tcp, tasks })
+}
+
+async fn listen_tcp(listen: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, GatewayError> {
+    let Some(listen) = listen else { return Ok(None) };
+    let bind = |source: io::Error| GatewayError::BindTcp { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(bind)?;
+    let addr = listener.local_addr().map_err(bind)?;
+    Ok(Some((listener, addr)))
 }
 
 /// The endpoint alone, with its keys in `dir`: for measuring what a link can carry.
 pub(crate) fn endpoint(dir: &std::path::Path, listen: SocketAddr, ca: Arc<Ca>) -> Result<Endpoint, GatewayError> {
-    endpoint::open(listen, &EndpointKeys::load_or_create(dir)?, ca, "bench")
+    endpoint::open(listen, &EndpointKeys::load_or_create(dir)?, endpoint::tls(ca, "bench")?)
+}
+
+impl Context {
+    /// Waits until the next handshake may begin. Both transports have one pace.
+    async fn paced(&self) {
+        loop {
+            let wait_ms = {
+                let (mut pace, now_ms) = (self.pace.lock(), self.clock.now().mono_ms);
+                if pace.take(1, now_ms) {
+                    return;
+                }
+                pace.wait_ms(now_ms)
+            };
+            sleep(Duration::from_millis(wait_ms.max(1))).await;
+        }
+    }
 }
 
 impl GatewayHandle {
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// `None` when TCP is off.
+    pub fn tcp_addr(&self) -> Option<SocketAddr> {
+        self.tcp_addr
     }
 
     pub fn connected(&self) -> usize {
@@ -254,6 +315,7 @@ impl GatewayHandle {
     /// Takes nobody new, tells every device to connect elsewhere, and closes the links.
     pub async fn shutdown(&self) {
         self.endpoint.set_server_config(None);
+        self.accepting_tcp.iter().for_each(JoinHandle::abort);
         let now_ms = self.context.clock.now().mono_ms;
         for peer in self.context.sessions.all() {
             peer.push(vec![Down::Drain]);
@@ -271,7 +333,10 @@ impl GatewayHandle {
 impl Drop for GatewayHandle {
     fn drop(&mut self) {
         self.endpoint.close(close::code_of(Refusal::ShuttingDown), b"the controller stops");
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.tasks.iter().chain(&self.accepting_tcp).for_each(JoinHandle::abort);
+        for peer in self.context.sessions.all() {
+            peer.cut(Refusal::ShuttingDown);
+        }
         self.context.supervisor.stop(None);
     }
 }

@@ -12,6 +12,7 @@ use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::close::{code_of, name_of};
+use super::link::{Connection, Transport};
 use super::outbox::{Outbox, Pushed};
 use super::ports::ShardDoor;
 use super::session;
@@ -27,7 +28,7 @@ pub(super) struct Peer {
     pub(super) session: u64,
     pub(super) identity: DeviceIdentity,
     pub(super) since_ms: u64,
-    pub(super) connection: quinn::Connection,
+    pub(super) connection: Connection,
     pub(super) shard: Arc<dyn ShardDoor>,
     pub(super) outbox: Outbox,
     outgoing_frames_max: usize,
@@ -59,7 +60,9 @@ pub struct SessionInfo {
     /// Unix milliseconds.
     pub since_ms: u64,
     pub remote: SocketAddr,
-    pub rtt: Duration,
+    pub transport: Transport,
+    /// Where the transport tells.
+    pub rtt: Option<Duration>,
     pub software: String,
     pub accepts_work: bool,
     pub sims: Vec<RouteSim>,
@@ -84,7 +87,7 @@ pub(super) struct NewPeer {
     pub(super) session: u64,
     pub(super) identity: DeviceIdentity,
     pub(super) since_ms: u64,
-    pub(super) connection: quinn::Connection,
+    pub(super) connection: Connection,
     pub(super) shard: Arc<dyn ShardDoor>,
     pub(super) outgoing_frames_max: usize,
     pub(super) software: Box<str>,
@@ -285,7 +288,8 @@ impl Peer {
             tenant: self.tenant(),
             session: self.session,
             since_ms: self.since_ms,
-            remote: self.connection.remote_address(),
+            remote: self.connection.remote(),
+            transport: self.connection.transport(),
             rtt: self.connection.rtt(),
             software: state.software.to_string(),
             accepts_work: state.accepts_work,

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use flotilla_protocol::wire::{Down, FrameError, Refusal, Report, Telemetry, Up, decode_frame};
-use quinn::RecvStream;
 
 use super::Context;
 use super::limits::Budget;
+use super::link::Receiver;
 use super::peer::Peer;
 use super::ports::FleetEvent;
 use super::session::Message;
@@ -17,8 +17,6 @@ use super::{inventory, renewal};
 use crate::fleet::cut;
 use crate::fleet::sims::SIMS_MAX;
 
-/// Chunks taken from quinn at once, each at most a datagram. Their places are held while the device is silent, so few.
-const CHUNKS: usize = 4;
 const LOG_LINE_BYTES_MAX: usize = 512;
 const USSD_BYTES_MAX: usize = 1024;
 const OPERATOR_BYTES_MAX: usize = 48;
@@ -44,7 +42,7 @@ impl Drop for EndReport {
     }
 }
 
-pub(super) async fn run(context: Arc<Context>, peer: Arc<Peer>, recv: RecvStream, buffer: BytesMut) {
+pub(super) async fn run(context: Arc<Context>, peer: Arc<Peer>, recv: Receiver, buffer: BytesMut) {
     let mut report = EndReport { peer: peer.clone(), end: ReaderEnd::Panicked };
     let budget = Budget::new(&context.limits, context.clock.now().mono_ms);
     let reader = Reader { context, peer, budget };
@@ -64,7 +62,7 @@ enum Slow {
 }
 
 impl Reader {
-    async fn read(mut self, mut recv: RecvStream, mut buffer: BytesMut) -> ReaderEnd {
+    async fn read(mut self, mut recv: Receiver, mut buffer: BytesMut) -> ReaderEnd {
         loop {
             if !buffer.is_empty() {
                 let now_ms = self.context.clock.now().mono_ms;
@@ -87,17 +85,12 @@ impl Reader {
                     buffer = BytesMut::new();
                 }
             }
-            let mut chunks: [Bytes; CHUNKS] = Default::default();
-            let Ok(Some(count)) = recv.read_chunks(&mut chunks).await else { return ReaderEnd::Left };
-            let chunks = &chunks[..count];
-            let bytes = chunks.iter().map(Bytes::len).sum();
+            let Some(bytes) = recv.read(&mut buffer).await else { return ReaderEnd::Left };
             let now_ms = self.context.clock.now().mono_ms;
             if !self.budget.read(bytes, now_ms) {
                 self.peer.refuse(Refusal::TooFast, "more bytes than a device may send", now_ms);
                 return ReaderEnd::Refused;
             }
-            buffer.reserve(bytes);
-            chunks.iter().for_each(|chunk| buffer.extend_from_slice(chunk));
         }
     }
 

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use super::link::Transport;
 use super::peer::Peer;
 
 #[derive(Default)]
@@ -26,6 +27,8 @@ struct Inner {
     left: Vec<(DeviceId, u64)>,
     /// Sessions whose place was taken and that have not yet ended.
     superseded: Vec<Arc<Peer>>,
+    /// Of `peers`, in the order of `Transport::ALL`.
+    by_transport: [usize; Transport::ALL.len()],
 }
 
 impl Registry {
@@ -41,12 +44,14 @@ impl Registry {
         inner.last_session += 1;
         let peer = make(inner.last_session);
         let older = inner.peers.insert(peer.device(), peer.clone());
+        inner.by_transport[peer.connection.transport() as usize] += 1;
         if let Some(older) = older {
+            inner.by_transport[older.connection.transport() as usize] -= 1;
             older.refuse(Refusal::Superseded, "the device has connected again", now_ms);
             inner.superseded.push(older);
         }
         up(&peer);
-        self.note(inner.peers.len());
+        self.note(&inner);
         peer
     }
 
@@ -56,15 +61,19 @@ impl Registry {
         let present = inner.peers.get(&peer.device()).is_some_and(|known| known.session == peer.session);
         if present {
             inner.peers.remove(&peer.device());
+            inner.by_transport[peer.connection.transport() as usize] -= 1;
             inner.left.push((peer.device(), now_unix_ms));
-            self.note(inner.peers.len());
+            self.note(&inner);
         }
         present
     }
 
-    fn note(&self, connected: usize) {
+    fn note(&self, inner: &Inner) {
+        let connected = inner.peers.len();
         self.connected.store(connected, Ordering::Release);
-        metrics::gauge!("flotilla_devices_connected").set(connected as f64);
+        for (transport, count) in Transport::ALL.iter().zip(inner.by_transport) {
+            metrics::gauge!("flotilla_devices_connected", "transport" => transport.as_str()).set(count as f64);
+        }
         if connected == 0 {
             self.empty.notify_waiters();
         }

@@ -5,26 +5,21 @@
 //! (see `outbox`), one `ReaderEnded` in a life.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use quinn::{RecvStream, SendStream};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::time::timeout;
 
 use super::Context;
 use super::close::{DEVICE_LEFT, INTERNAL, code_of, name_of};
+use super::link::{Receiver, Sender};
 use super::outbox::Next;
 use super::peer::Peer;
 use super::ports::FleetEvent;
 use super::reader::{self, ReaderEnd};
 
-/// How long a device may take to read why it is sent away.
-const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(1);
-
 pub(super) struct Args {
     pub(super) ending: Ending,
-    pub(super) send: SendStream,
-    pub(super) recv: RecvStream,
+    pub(super) send: Sender,
+    pub(super) recv: Receiver,
     /// What came behind `Hello` already.
     pub(super) buffer: bytes::BytesMut,
 }
@@ -37,9 +32,9 @@ pub(super) enum Message {
 }
 
 pub(super) struct State {
-    send: SendStream,
+    send: Sender,
     ending: Ending,
-    start: Option<Box<(RecvStream, bytes::BytesMut)>>,
+    start: Option<Box<(Receiver, bytes::BytesMut)>>,
 }
 
 /// Ends the session when it is dropped, however that comes about.
@@ -115,28 +110,20 @@ async fn flush(myself: &ActorRef<Message>, state: &mut State) -> Result<(), Acto
         match next {
             Next::Write(bytes) => {
                 metrics::counter!("flotilla_frames_out_total").increment(frames as u64);
-                if state.send.write_chunk(bytes).await.is_err() {
+                if !state.send.write(bytes).await {
                     // The connection is lost, or the device reads no more.
                     myself.stop(None);
                     return Ok(());
                 }
             }
             Next::Close(reason) => {
-                say_goodbye(&mut state.send).await;
+                state.send.finish().await;
                 peer.connection.close(code_of(reason), name_of(reason).as_bytes());
                 myself.stop(None);
                 return Ok(());
             }
             Next::Idle => return Ok(()),
         }
-    }
-}
-
-/// Waits until the device has what was written: closing a connection drops what is still on its way.
-pub(super) async fn say_goodbye(send: &mut SendStream) {
-    if send.finish().is_ok() {
-        // Either outcome is fine: it was read, or the device is gone.
-        let _ = timeout(LAST_WORDS_DEADLINE, send.stopped()).await;
     }
 }
 

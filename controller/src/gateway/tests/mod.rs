@@ -196,6 +196,7 @@ impl World {
     fn config(dir: &TempDir, port: u16, limits: Limits) -> GatewayConfig {
         GatewayConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            tcp: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             name: "test".into(),
             dir: dir.path().join("gateway"),
             controllers: controllers(),
