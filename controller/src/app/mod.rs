@@ -157,6 +157,7 @@ async fn upkeep(api: Api, metrics: metrics_exporter_prometheus::PrometheusHandle
         metrics::gauge!("flotilla_rows_behind_batches").set(lag.batches as f64);
         metrics::gauge!("flotilla_event_streams").set(api.live.subscribers() as f64);
         metrics::gauge!("flotilla_shards_led").set(api.shards.all().len() as f64);
+        metrics::gauge!("flotilla_shards").set(f64::from(api.stores.journal.shards()));
         if rounds.is_multiple_of(3) {
             api.keys.write_last_used().await;
         }
