@@ -5,6 +5,7 @@
 //! the one over etcd shares the shards out between nodes.
 
 mod embedded;
+pub mod ownership;
 mod view;
 
 pub use embedded::Embedded;
