@@ -15,6 +15,7 @@ pub mod domain;
 pub mod fleet;
 pub mod follow;
 pub mod gateway;
+pub mod peer;
 pub mod shard;
 pub mod store;
 pub mod telemetry;

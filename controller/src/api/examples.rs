@@ -187,6 +187,29 @@ pub fn health() -> Value {
         "problems_left_out": 0})
 }
 
+pub fn cluster() -> Value {
+    json!({"node": "c1", "fresh": true, "members": [
+        {"name": "c1", "version": "0.1.0", "since": "2026-11-20T08:00:00.000Z", "peer": "10.0.0.1:7444",
+            "devices": ["c1.sms.example.org:7443"], "draining": false, "shards_led": 1, "answers": true,
+            "devices_connected": 120, "rows_behind": 0},
+        {"name": "c2", "version": "0.1.0", "since": "2026-11-20T08:00:05.000Z", "peer": "10.0.0.2:7444",
+            "devices": ["c2.sms.example.org:7443"], "draining": true, "shards_led": 1, "answers": true,
+            "devices_connected": 98, "rows_behind": 3, "rtt_ms": 0.413}],
+        "shards": [{"shard": 0, "leader": "c1", "epoch": 41}, {"shard": 1, "leader": "c2", "epoch": 42, "pinned_to": "c1"}]})
+}
+
+pub fn node_wish(draining: bool) -> Value {
+    json!({"node": "c1", "draining": draining})
+}
+
+pub fn move_shard() -> Value {
+    json!({"to": "c2"})
+}
+
+pub fn shard_wish() -> Value {
+    json!({"shard": 7, "to": "c2"})
+}
+
 pub fn events() -> Value {
     Value::String(
         "id: 2a-91f\nevent: message.delivered\ndata: {\"id\":\"msg_01kaqmpxm0e8xs6bhkrg5jrqzt\"}\n\n".to_owned(),

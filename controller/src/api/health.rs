@@ -4,16 +4,16 @@ use axum::extract::State;
 use axum::response::Response;
 use flotilla_protocol::id::{DeviceId, ShardId, SimId, TenantId};
 use flotilla_protocol::wire::SimState;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Caller, In, Read};
+use super::auth::{In, Read};
 use super::problem::Problem;
 use super::sims::state_name;
 use super::time::Time;
-use super::{Api, catalog_problem, examples, json, store_problem};
+use super::{Api, catalog_problem, cluster, examples, json, store_problem};
 use crate::domain::message::{MessageState, Priority};
 use crate::fleet::devices::{Device, DeviceError, DeviceFilter, DeviceState};
 use crate::gateway::SessionInfo;
@@ -41,9 +41,15 @@ pub struct HealthView {
     /// What somebody should look at, at most 100.
     problems: Vec<Trouble>,
     problems_left_out: u64,
-    /// Only for the root key: this controller and its shards.
+    /// Only for the root key: this controller and its shards, when it is alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     controller: Option<ControllerView>,
+    /// Only for the root key, in a cluster: all controllers that answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    controllers: Vec<ControllerView>,
+    /// The names of those that do not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    controllers_missing: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema, Default)]
@@ -92,18 +98,20 @@ pub struct Trouble {
     detail: String,
 }
 
-#[derive(Serialize, ToSchema)]
+/// One controller. Also what controllers tell each other, so what is added later has to have a default.
+#[derive(Serialize, Deserialize, ToSchema)]
 #[schema(title = "Controller")]
 pub struct ControllerView {
-    version: &'static str,
+    name: String,
+    version: String,
     /// Devices of all tenants.
-    devices_connected: usize,
+    pub(super) devices_connected: usize,
     /// Events in the journal that are not yet in the rows.
-    rows_behind: u64,
+    pub(super) rows_behind: u64,
     shards: Vec<ShardView>,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[schema(title = "Shard")]
 pub struct ShardView {
     shard: u16,
@@ -140,7 +148,9 @@ pub async fn get(State(api): State<Api>, who: In<Read>) -> Result<Response, Prob
             break;
         }
     }
-    health.controller = controller(&api, &who.caller).await;
+    if who.caller.is_root() {
+        health.add_controllers(&api).await;
+    }
     Ok(json::ok(&health))
 }
 
@@ -184,6 +194,20 @@ impl HealthView {
         }
     }
 
+    async fn add_controllers(&mut self, api: &Api) {
+        if api.cluster.links.is_none() {
+            self.controller = Some(ControllerView::of(api).await);
+            return;
+        }
+        let view = api.cluster.views.borrow().clone();
+        for (member, told) in view.members.iter().zip(cluster::ask_all(api, &view).await) {
+            match told {
+                Some(told) => self.controllers.push(told.controller),
+                None => self.controllers_missing.push(member.name.to_string()),
+            }
+        }
+    }
+
     fn trouble(&mut self, device: &Device, sim: Option<SimId>, reason: &'static str, detail: String) {
         if self.problems.len() == NAMED_MAX {
             self.problems_left_out += 1;
@@ -213,29 +237,29 @@ async fn messages(api: &Api, tenant: TenantId) -> Result<MessageCounts, Problem>
     Ok(counts)
 }
 
-async fn controller(api: &Api, caller: &Caller) -> Option<ControllerView> {
-    if !caller.is_root() {
-        return None;
+impl ControllerView {
+    pub(super) async fn of(api: &Api) -> Self {
+        let mut shards = Vec::new();
+        for shard in api.shards.all() {
+            // A shard that does not answer is one that is starting or stopping.
+            let Ok(status) = shard.status().await else { continue };
+            shards.push(ShardView {
+                shard: status.shard.0,
+                epoch: status.epoch.0,
+                queued: status.queued.iter().sum(),
+                scheduled: status.scheduled,
+                in_flight: status.in_flight,
+                unknown: status.unknown,
+                sent: status.sent,
+                devices: status.devices,
+            });
+        }
+        Self {
+            name: api.cluster.own.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            devices_connected: api.gateway.connected(),
+            rows_behind: api.rows.lag().events,
+            shards,
+        }
     }
-    let mut shards = Vec::new();
-    for shard in api.shards.all() {
-        // A shard that does not answer is one that is starting or stopping.
-        let Ok(status) = shard.status().await else { continue };
-        shards.push(ShardView {
-            shard: status.shard.0,
-            epoch: status.epoch.0,
-            queued: status.queued.iter().sum(),
-            scheduled: status.scheduled,
-            in_flight: status.in_flight,
-            unknown: status.unknown,
-            sent: status.sent,
-            devices: status.devices,
-        });
-    }
-    Some(ControllerView {
-        version: env!("CARGO_PKG_VERSION"),
-        devices_connected: api.gateway.connected(),
-        rows_behind: api.rows.lag().events,
-        shards,
-    })
 }

@@ -6,10 +6,12 @@
 pub mod audit;
 pub mod auth;
 pub mod ca;
+pub mod cluster;
 pub mod devices;
 pub mod enrollments;
 pub mod events;
 pub mod examples;
+mod forward;
 pub mod health;
 pub mod inbound;
 pub mod json;
@@ -30,6 +32,7 @@ pub mod time;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use flotilla_protocol::id::{ShardId, TenantId};
 use metrics::{Counter, counter};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +47,7 @@ use crate::follow::RowsReader;
 use crate::follow::aggregates::Aggregates;
 use crate::follow::live::Live;
 use crate::gateway::GatewayHandle;
+use crate::peer::Cluster;
 use crate::shard::{ShardError, Shards};
 use crate::store::{SqlError, StoreError, Stores};
 
@@ -69,6 +73,7 @@ pub struct State {
     pub ca: Arc<Ca>,
     pub gateway: Arc<GatewayHandle>,
     pub live: Live,
+    pub cluster: Cluster,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
     pub counters: Counters,
@@ -108,6 +113,15 @@ impl Api {
 
     pub fn now_ms(&self) -> u64 {
         self.clock.now().unix_ms
+    }
+
+    fn shard(&self, tenant: TenantId) -> ShardId {
+        ShardId::of(tenant, self.stores.journal.shards())
+    }
+
+    /// Whether a tenant's requests are answered here. A controller that is alone answers everything.
+    fn leads(&self, tenant: TenantId) -> bool {
+        self.cluster.links.is_none() || self.shards.leads(tenant)
     }
 }
 
@@ -154,7 +168,8 @@ fn busy(retry_after_ms: u64) -> Problem {
 }
 
 fn not_leading() -> Problem {
-    Problem::busy("this controller does not lead the tenant's shard now; try again", 2)
+    let detail = "no controller leads the tenant's shard at this moment, nothing was done; try again";
+    Problem::new(Code::NotLeading, detail).retry_after(1)
 }
 
 fn disk_full() -> Problem {

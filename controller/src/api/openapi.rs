@@ -1,6 +1,7 @@
 //! The routes, and their description made from the same code.
 
 use axum::http::header;
+use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, http::HeaderValue};
@@ -14,7 +15,8 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::problem::{CONTENT_TYPE, Code, Problem, ProblemDocument};
-use super::{Api, audit, ca, devices, enrollments, events, health, inbound, keys, messages, ops, sims, stats, tenants};
+use super::{Api, audit, ca, cluster, devices, enrollments, events, forward, health, inbound, keys};
+use super::{messages, ops, sims, stats, tenants};
 
 const DOCS: &str = include_str!("docs.html");
 
@@ -42,15 +44,16 @@ const DOCS: &str = include_str!("docs.html");
         (name = "tenants", description = "Tenants; for the root key"),
         (name = "ca", description = "The certificate authority"),
         (name = "audit", description = "Who changed what"),
+        (name = "cluster", description = "Controllers and their shards; for the root key"),
         (name = "operations", description = "For whoever runs the node"),
     )
 )]
 struct Document;
 
-/// All routes with their description.
-fn described() -> OpenApiRouter<Api> {
-    OpenApiRouter::with_openapi(Document::openapi())
-        .merge(messages::routes())
+/// What a tenant's shard has to do with, or the devices that are connected to its leader.
+fn led() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .merge(messages::led_routes())
         .merge(inbound::routes())
         .merge(events::routes())
         .merge(enrollments::routes())
@@ -59,15 +62,27 @@ fn described() -> OpenApiRouter<Api> {
         .merge(health::routes())
         .merge(stats::routes())
         .merge(keys::routes())
+}
+
+/// All routes with their description.
+fn described(api: &Api) -> OpenApiRouter<Api> {
+    let led = match api.cluster.links {
+        Some(_) => led().route_layer(from_fn_with_state(api.clone(), forward::to_leader)),
+        None => led(),
+    };
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(led)
+        .merge(messages::routes())
         .merge(tenants::routes())
         .merge(ca::routes())
         .merge(audit::routes())
+        .merge(cluster::routes())
         .merge(ops::routes())
 }
 
 /// The whole API as one service. Metrics are not in it.
 pub fn router(api: Api) -> Router {
-    let (router, mut document) = described().split_for_parts();
+    let (router, mut document) = described(&api).split_for_parts();
     complete(&mut document);
     let text = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     router

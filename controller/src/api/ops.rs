@@ -1,12 +1,16 @@
 //! For whoever runs the node: is it alive, is it ready, what does it count.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, body::Body};
+use flotilla_protocol::id::ShardId;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -57,12 +61,24 @@ pub struct Readiness {
     shards: u16,
     /// Events in the journal that are not yet in the rows.
     rows_behind: u64,
+    /// In a cluster: its members, and the shards that nobody leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterReadiness>,
     /// What is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     because: Option<&'static str>,
 }
 
+#[derive(Serialize, ToSchema)]
+#[schema(title = "ClusterReadiness")]
+pub struct ClusterReadiness {
+    members: usize,
+    shards_without_leader: usize,
+}
+
 /// The controller takes messages. Needs no key.
+///
+/// One of a cluster is ready when it knows who leads and the store answers, whatever it leads itself.
 #[utoipa::path(
     get, path = "/readyz", tag = "operations", operation_id = "readyz", security(()),
     responses(
@@ -79,6 +95,9 @@ pub async fn ready(State(api): State<Api>) -> Response {
     json::answer(status, &readiness)
 }
 
+/// How long the store may take to be one that answers.
+const STORE_DEADLINE: Duration = Duration::from_secs(2);
+
 impl Readiness {
     pub async fn of(api: &Api) -> Self {
         let led = api.shards.all();
@@ -89,23 +108,38 @@ impl Readiness {
             full |= matches!(status, Err(ShardError::DiskFull));
         }
         let shards_led = led.len();
+        let together = api.cluster.links.is_some();
+        let view = api.cluster.views.borrow().clone();
         let because = if api.closing.is_cancelled() {
             Some("the controller is shutting down")
-        } else if shards_led == 0 {
-            Some("no shard is led")
         } else if full {
             Some("the disk of the data folder is full; free some space")
-        } else if working < shards_led {
+        } else if together && !view.fresh {
+            Some("the cluster's coordination service does not answer")
+        } else if together && !store_answers(api).await {
+            Some("the store does not answer")
+        } else if !together && shards_led == 0 {
+            Some("no shard is led")
+        } else if !together && working < shards_led {
             Some("some shards are starting")
         } else {
             None
         };
+        let ownerless = |number: &u16| view.leader(ShardId(*number)).is_none();
         Self {
             ready: because.is_none(),
             shards_led,
             shards: api.stores.journal.shards(),
             rows_behind: api.rows.lag().events,
+            cluster: together.then(|| ClusterReadiness {
+                members: view.members.len(),
+                shards_without_leader: (0..api.stores.journal.shards()).filter(ownerless).count(),
+            }),
             because,
         }
     }
+}
+
+async fn store_answers(api: &Api) -> bool {
+    matches!(timeout(STORE_DEADLINE, api.stores.journal.epochs()).await, Ok(Ok(_)))
 }

@@ -12,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
+use crate::peer::NotLeading;
+
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
 macro_rules! codes {
@@ -69,6 +71,10 @@ codes! {
     Internal = INTERNAL_SERVER_ERROR, "internal";
     Busy = SERVICE_UNAVAILABLE, "busy";
     DiskFull = SERVICE_UNAVAILABLE, "disk_full";
+    /// No controller leads the tenant's shard at this moment. Nothing was done.
+    NotLeading = SERVICE_UNAVAILABLE, "not_leading";
+    /// The controller that had the request failed while it worked on it: it may have been carried out.
+    OutcomeUnknown = BAD_GATEWAY, "outcome_unknown";
     /// The device did not answer in time.
     DeviceTimeout = GATEWAY_TIMEOUT, "device_timeout";
 }
@@ -220,6 +226,9 @@ impl IntoResponse for Problem {
         }
         if self.0.code == Code::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.0.code == Code::NotLeading {
+            response.extensions_mut().insert(NotLeading);
         }
         response
     }

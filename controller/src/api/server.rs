@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use hyper::body::Incoming;
@@ -111,21 +112,22 @@ async fn accept(
     }
 }
 
-async fn answer(
-    mut router: Router,
-    meters: Arc<Meters>,
-    request: hyper::Request<Incoming>,
-) -> Result<Response, Infallible> {
+async fn answer(router: Router, meters: Arc<Meters>, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
     let began = Instant::now();
+    let response = guarded(router, request.map(axum::body::Body::new)).await;
+    meters.note(&response, began);
+    Ok(response)
+}
+
+/// What the router answers, or that it failed.
+pub(crate) async fn guarded(mut router: Router, request: Request) -> Response {
     // Handlers keep nothing across a panic but what locks without poisoning and channels guard.
-    let response = match AssertUnwindSafe(router.call(request.map(axum::body::Body::new))).catch_unwind().await {
+    match AssertUnwindSafe(router.call(request)).catch_unwind().await {
         Ok(Ok(response)) => response,
         Err(_) => {
             Problem::new(Code::Internal, "the controller failed on this request; its log has the cause").into_response()
         }
-    };
-    meters.note(&response, began);
-    Ok(response)
+    }
 }
 
 /// Listens, with an error that names the address and the remedy.

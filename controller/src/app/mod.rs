@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! stores ── followers (rows, aggregates) ── trimmer
-//!   ├───── shards (under the coordinator)
+//!   ├───── shards (under the coordinator: this node's own, or the cluster's)
 //!   ├───── CA, fleet ── gateway (devices)
-//!   └───── API (clients)
+//!   └───── API (clients, and over peer links the other controllers)
 //! ```
-//! Going down: no new requests, then the links, then the shards with what they have begun, then the followers.
+//! Going down: in a cluster the shards go to the others first, while requests still find their way to them. Then no new
+//! requests, then the links, then the shards with what they have begun, then the followers.
 
+mod cluster;
 mod parts;
 pub mod root_key;
 
@@ -23,11 +25,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::server::{self, ServerLimits, listen};
-use crate::api::{Api, openapi, ops};
+use crate::api::{Api, cluster as cluster_api, openapi, ops};
+use crate::ca::Ca;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::peer::local::LocalCluster;
+use crate::peer::{self, PeerLinks};
 use crate::shard::ShardSupervisor;
+use crate::store::Stores;
 use crate::telemetry;
+use cluster::{Company, Joined, Leave};
 use parts::Followers;
 
 const READY_LOOK: Duration = Duration::from_millis(10);
@@ -44,26 +51,63 @@ pub struct Node {
     pub api: Api,
     closing: CancellationToken,
     servers: Vec<JoinHandle<()>>,
+    /// What serves the other controllers.
+    peers: Option<peer::Served>,
+    drain: Duration,
+    leave: Leave,
     upkeep: JoinHandle<()>,
     shards: ShardSupervisor,
     followers: Followers,
+    /// Other nodes of this process use the stores as well.
+    stores_shared: bool,
+}
+
+/// What several nodes of one process have in common.
+#[derive(Clone)]
+pub struct Shared {
+    pub stores: Stores,
+    pub ca: Arc<Ca>,
+    pub cluster: LocalCluster,
 }
 
 /// Starts everything. What listens comes last, so nobody is answered before all is there.
 pub async fn start(config: &Config) -> anyhow::Result<Node> {
     make_data_dir(config)?;
+    let stores = parts::open_stores(config).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ca = parts::open_ca(config, &clock).await?;
+    assemble(config, stores, ca, Company::Alone, false).await
+}
+
+/// Starts one of several nodes of this process. It leads what the cluster gives it.
+pub async fn start_together(config: &Config, shared: &Shared) -> anyhow::Result<Node> {
+    make_data_dir(config)?;
+    let Shared { stores, ca, cluster } = shared.clone();
+    assemble(config, stores, ca, Company::Local(cluster), true).await
+}
+
+async fn assemble(
+    config: &Config,
+    stores: Stores,
+    ca: Arc<Ca>,
+    company: Company,
+    stores_shared: bool,
+) -> anyhow::Result<Node> {
     let metrics = telemetry::metrics()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let closing = CancellationToken::new();
-    let stores = parts::open_stores(config).await?;
     let new_root_key = root_key::ensure(config, &*stores.catalog).await?;
     let http = listen(config.http.addr, "http.addr").await?;
     let followers = parts::start_followers(config, &stores).await?;
-    let shards = parts::start_shards(&stores, &followers, &clock).await?;
-    let fleet = parts::open_fleet(config, &stores, &clock).await?;
-    let gateway = parts::start_gateway(config, &stores, &fleet, shards.shards(), &followers, &clock).await?;
+    let fleet = parts::open_fleet(config, &stores, ca, &clock).await?;
+    let now_ms = clock.now().unix_ms;
+    let Joined { cluster, seat, leave } =
+        cluster::join(config, company, &stores, &fleet.ca, &fleet.controllers, now_ms).await?;
+    let shards = cluster::lead(seat, parts::shard_deps(&stores, &followers, &clock)).await?;
+    let led = shards.shards();
+    let gateway = parts::start_gateway(config, &stores, &fleet, &cluster.own, led, &followers, &clock).await?;
     let quic_addr = gateway.local_addr();
-    let api = parts::make_api(config, &stores, &followers, shards.shards(), fleet, gateway, clock, closing.clone());
+    let api = parts::make_api(config, &stores, &followers, led, fleet, gateway, cluster, clock, closing.clone());
     let upkeep = tokio::spawn(upkeep(api.clone(), metrics.clone()));
 
     let limits = ServerLimits {
@@ -73,6 +117,8 @@ pub async fn start(config: &Config) -> anyhow::Result<Node> {
     };
     let http_addr = http.local_addr().context("the HTTP listener has no address")?;
     let mut router = openapi::router(api.clone());
+    let serve_peers = |links: &PeerLinks| links.serve(router.clone().merge(cluster_api::peer_routes(api.clone())));
+    let peers = api.cluster.links.as_ref().map(serve_peers);
     let mut servers = Vec::new();
     let metrics_routes = ops::metrics_routes(metrics);
     match config.http.metrics_addr {
@@ -83,8 +129,24 @@ pub async fn start(config: &Config) -> anyhow::Result<Node> {
         }
     }
     servers.push(serve(http, router, limits, &closing));
-    tracing::info!(%http_addr, %quic_addr, data_dir = %config.data_dir.display(), "the controller is up");
-    Ok(Node { http_addr, quic_addr, new_root_key, api, closing, servers, upkeep, shards, followers })
+    let node = &api.cluster.own;
+    tracing::info!(%node, %http_addr, %quic_addr, data_dir = %config.data_dir.display(), "the controller is up");
+    let drain = limits.drain;
+    Ok(Node {
+        http_addr,
+        quic_addr,
+        new_root_key,
+        api,
+        closing,
+        servers,
+        peers,
+        drain,
+        leave,
+        upkeep,
+        shards,
+        followers,
+        stores_shared,
+    })
 }
 
 /// A new folder is its owner's alone. One that is there stays as it is: what is secret in it has its own permissions.
@@ -122,12 +184,17 @@ impl Node {
         }
     }
 
-    /// Ends in order: requests, links, shards, followers. What was acknowledged is durable before and after.
+    /// Ends in order: in a cluster the shards go to the others; then requests, links, shards, followers. What was
+    /// acknowledged is durable before and after.
     pub async fn shutdown(self) {
         tracing::info!("shutting down");
+        self.leave.hand_over(&self.api.cluster.own, self.shards.shards()).await;
         self.closing.cancel();
         for server in self.servers {
             let _ = server.await;
+        }
+        if let Some(peers) = self.peers {
+            peers.shutdown(self.drain).await;
         }
         self.api.gateway.shutdown().await;
         self.shards.shutdown().await;
@@ -138,7 +205,7 @@ impl Node {
         let released = self.api.stores.released.clone();
         drop(self.api);
         // Tasks that were told to end let go of their part of the store a moment later.
-        if tokio::time::timeout(STORES_GONE, released.cancelled()).await.is_err() {
+        if !self.stores_shared && tokio::time::timeout(STORES_GONE, released.cancelled()).await.is_err() {
             tracing::warn!("something still uses the store");
         }
         tracing::info!("the controller is down");

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use anyhow::Context;
-use flotilla_cluster::Embedded;
+use flotilla_cluster::NodeName;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,15 +23,14 @@ use crate::follow::aggregates::{self, Aggregates};
 use crate::follow::live::Live;
 use crate::follow::{self, FollowOptions, Leads, RowsFollower, RowsReader, trim_behind};
 use crate::gateway::{self, GatewayConfig, GatewayError, GatewayHandle};
-use crate::shard::{ShardDeps, ShardSettings, ShardSupervisor, Shards};
+use crate::peer::Cluster;
+use crate::shard::{ShardDeps, ShardSettings, Shards};
 use crate::store::{Stores, sqlite};
 
 /// New messages are refused while the rows are this many events behind: some seconds of work, and what a restart replays.
 const LAG_EVENTS_MAX: u64 = 1_000_000;
 /// Times a device may recover an expired certificate before it has to be enrolled again.
 const RECOVERIES_MAX: u32 = 5;
-/// This controller's name in its certificate. One node has no others to be told from.
-const NODE_NAME: &str = "controller";
 /// Ports that are free for UDP and taken for TCP, before there is something wrong.
 const PORT_TRIES_MAX: usize = 64;
 
@@ -84,42 +83,44 @@ impl Followers {
     }
 }
 
-/// Leads every shard: this node is alone.
-pub(super) async fn start_shards(
-    stores: &Stores,
-    followers: &Followers,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<ShardSupervisor> {
-    let coordinator = Embedded::new(&stores.journal.epochs().await?)?;
-    let deps = ShardDeps {
+pub(super) fn shard_deps(stores: &Stores, followers: &Followers, clock: &Arc<dyn Clock>) -> ShardDeps {
+    ShardDeps {
         journal: Arc::clone(&stores.journal),
         reader: followers.rows.clone(),
         followers: followers.all.clone(),
         clock: Arc::clone(clock),
         settings: ShardSettings::default(),
         lag_events_max: LAG_EVENTS_MAX,
-    };
-    Ok(ShardSupervisor::start(deps, coordinator).await?)
+    }
+}
+
+pub(super) async fn open_ca(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Ca>> {
+    let now_s = clock.now().unix_ms / 1000;
+    let trust_domain = TrustDomain::parse(&config.ca.trust_domain)?;
+    let dir = config.data_dir.join("ca");
+    Ok(Arc::new(tokio::task::spawn_blocking(move || Ca::open_or_create(&dir, trust_domain, now_s)).await??))
 }
 
 /// The fleet's records, and who signs for them.
 pub(super) struct Fleet {
-    ca: Arc<Ca>,
+    pub(super) ca: Arc<Ca>,
     deny: Arc<DenyList>,
     devices: Devices,
     sims: Sims,
     enrollments: Enrollments,
     listen: SocketAddr,
     tcp: Option<SocketAddr>,
-    controllers: Arc<[String]>,
+    /// What devices are told to connect to.
+    pub(super) controllers: Arc<[String]>,
 }
 
-pub(super) async fn open_fleet(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> anyhow::Result<Fleet> {
+pub(super) async fn open_fleet(
+    config: &Config,
+    stores: &Stores,
+    ca: Arc<Ca>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Fleet> {
     let now_s = clock.now().unix_ms / 1000;
-    let trust_domain = TrustDomain::parse(&config.ca.trust_domain)?;
-    let dir = config.data_dir.join("ca");
-    let ca = tokio::task::spawn_blocking(move || Ca::open_or_create(&dir, trust_domain, now_s)).await??;
-    let ca = Arc::new(ca);
     let catalog = &stores.catalog;
     let deny = DenyList::load(&**catalog, now_s).await?;
     let listen = with_port(config.quic.addr)?;
@@ -146,8 +147,8 @@ fn with_port(addr: SocketAddr) -> anyhow::Result<SocketAddr> {
     anyhow::bail!("no port of {} is free for UDP and TCP: set quic.addr", addr.ip())
 }
 
-/// What devices are told to connect to.
-fn advertised(listen: SocketAddr, configured: &[String]) -> Arc<[String]> {
+/// What others are told to connect to.
+pub(super) fn advertised(listen: SocketAddr, configured: &[String]) -> Arc<[String]> {
     if !configured.is_empty() {
         return configured.into();
     }
@@ -169,6 +170,7 @@ pub(super) async fn start_gateway(
     config: &Config,
     stores: &Stores,
     fleet: &Fleet,
+    own: &NodeName,
     shards: &Shards,
     followers: &Followers,
     clock: &Arc<dyn Clock>,
@@ -176,7 +178,7 @@ pub(super) async fn start_gateway(
     let gateway = GatewayConfig {
         listen: fleet.listen,
         tcp: fleet.tcp,
-        name: NODE_NAME.to_owned(),
+        name: own.to_string(),
         dir: config.data_dir.join("gateway"),
         controllers: Arc::clone(&fleet.controllers),
         settings: flotilla_protocol::wire::Settings::default(),
@@ -214,6 +216,7 @@ pub(super) fn make_api(
     shards: &Shards,
     fleet: Fleet,
     gateway: Arc<GatewayHandle>,
+    cluster: Cluster,
     clock: Arc<dyn Clock>,
     closing: CancellationToken,
 ) -> Api {
@@ -230,6 +233,7 @@ pub(super) fn make_api(
         enrollments: fleet.enrollments,
         ca: fleet.ca,
         gateway,
+        cluster,
         clock,
         uploads: Arc::new(Semaphore::new(config.limits.bulk_uploads_max)),
         limits: config.limits.clone(),

@@ -33,6 +33,7 @@ pub use identity::{
     TrustDomain, TrustDomainError,
 };
 pub use rotation::{Rotation, RotationError};
+pub(crate) use tls::LiveCertificate;
 pub use tls::{ServerTls, client_trust, provider, server_tls};
 
 /// In every controller's certificate, and what devices send as SNI wherever the controller is.

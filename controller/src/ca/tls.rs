@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::RwLock;
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -38,8 +39,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// TLS 1.3 only, no resumption, no early data. `name` is the controller's own, for its certificate.
 pub fn server_tls(ca: Arc<Ca>, name: &str, alpn: &[&[u8]]) -> Result<ServerTls, CaError> {
-    let certificate = LiveCertificate { ca: ca.clone(), name: name.into(), served: RwLock::new(None) };
-    certificate.renewed(unix_s())?;
+    let certificate = LiveCertificate::new(ca.clone(), name)?;
     let verifier = LiveVerifier::new(ca)?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -66,7 +66,7 @@ fn unix_s() -> u64 {
 }
 
 /// This controller's certificate, renewed by the first handshake after a third of its life, or after a change of the CA.
-struct LiveCertificate {
+pub(crate) struct LiveCertificate {
     ca: Arc<Ca>,
     name: Box<str>,
     served: RwLock<Option<Served>>,
@@ -85,6 +85,23 @@ impl std::fmt::Debug for LiveCertificate {
 }
 
 impl LiveCertificate {
+    /// Issues the first one, so that a CA that cannot is known at the start.
+    pub(crate) fn new(ca: Arc<Ca>, name: &str) -> Result<Self, CaError> {
+        let certificate = Self { ca, name: name.into(), served: RwLock::new(None) };
+        certificate.renewed(unix_s())?;
+        Ok(certificate)
+    }
+
+    fn current(&self) -> Option<Arc<CertifiedKey>> {
+        let now_s = unix_s();
+        if let Some(key) = self.fresh(now_s) {
+            return Some(key);
+        }
+        self.renewed(now_s)
+            .inspect_err(|error| tracing::error!(%error, "cannot renew the controller's certificate"))
+            .ok()
+    }
+
     fn fresh(&self, now_s: u64) -> Option<Arc<CertifiedKey>> {
         let served = self.served.read();
         let served = served.as_ref()?;
@@ -103,13 +120,17 @@ impl LiveCertificate {
 
 impl ResolvesServerCert for LiveCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let now_s = unix_s();
-        if let Some(key) = self.fresh(now_s) {
-            return Some(key);
-        }
-        self.renewed(now_s)
-            .inspect_err(|error| tracing::error!(%error, "cannot renew the controller's certificate"))
-            .ok()
+        self.current()
+    }
+}
+
+impl ResolvesClientCert for LiveCertificate {
+    fn resolve(&self, _roots: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.current()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

@@ -2,17 +2,23 @@
 //!
 //! Every fault is reported at once, each with its key and the remedy. Parts of the program get only their section.
 
+mod cluster;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use config::{ConfigError, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
+pub use cluster::{Cluster, Coordinator, Etcd};
+
 /// All defaults, with comments; what `flotilla config example` prints.
 pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// Looked for when no file is named.
 const FILE_DEFAULT: &str = "flotilla.toml";
+/// Keys that hold lists; a flag or a variable gives them with commas.
+const LISTS: [&str; 2] = ["quic.advertise", "cluster.etcd.endpoints"];
 const SHARDS_MAX: u16 = 4096;
 const ADVERTISE_MAX: usize = flotilla_protocol::enroll_code::CONTROLLERS_MAX;
 
@@ -26,6 +32,7 @@ pub struct Config {
     pub limits: Limits,
     pub log: Log,
     pub ca: Ca,
+    pub cluster: Cluster,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +112,7 @@ impl Default for Config {
             limits: Limits::default(),
             log: Log::default(),
             ca: Ca::default(),
+            cluster: Cluster::default(),
         }
     }
 }
@@ -248,14 +256,16 @@ fn load_with(sources: &Sources, env: Vec<(String, String)>) -> Result<Config, Lo
     if let Some(file) = file {
         builder = builder.add_source(File::from(file).format(FileFormat::Toml));
     }
-    let environment = Environment::with_prefix("FLOTILLA")
+    let mut environment = Environment::with_prefix("FLOTILLA")
         .prefix_separator("__")
         .separator("__")
         .try_parsing(true)
         .list_separator(",")
-        .with_list_parse_key("quic.advertise")
         .ignore_empty(true)
         .source(Some(env.into_iter().collect()));
+    for list in LISTS {
+        environment = environment.with_list_parse_key(list);
+    }
     builder = builder.add_source(environment);
     for (key, value) in overrides(sources)? {
         builder = builder.set_override(&key, value).map_err(|error| read_error(&error))?;
@@ -285,7 +295,7 @@ fn overrides(sources: &Sources) -> Result<Vec<(String, config::Value)>, LoadErro
         if key.is_empty() {
             return Err(LoadError::Set(pair.clone()));
         }
-        let value = if key == "quic.advertise" {
+        let value = if LISTS.contains(&key) {
             value.split(',').filter(|part| !part.is_empty()).collect::<Vec<_>>().into()
         } else {
             config::Value::from(value)
@@ -309,9 +319,8 @@ impl Config {
         need((1..=300).contains(&self.http.header_timeout_s), "http.header_timeout_s", "give 1 to 300 seconds");
         need(self.http.drain_s <= 300, "http.drain_s", "give at most 300 seconds");
         need(self.quic.advertise.len() <= ADVERTISE_MAX, "quic.advertise", "name at most 8 addresses");
-        let named =
-            |text: &String| text.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok());
-        need(self.quic.advertise.iter().all(named), "quic.advertise", "give host:port, such as sms.example.org:7443");
+        let named = self.quic.advertise.iter().all(|text| is_named_address(text));
+        need(named, "quic.advertise", "give host:port, such as sms.example.org:7443");
         need((1..=SHARDS_MAX).contains(&self.store.shards), "store.shards", "give 1 to 4096; 64 is enough for most");
         let limits = &self.limits;
         let body = 1024..=16 * 1024 * 1024;
@@ -322,6 +331,7 @@ impl Config {
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log.filter);
         need(filter.is_ok(), "log.filter", "give what RUST_LOG takes, such as info or flotilla_controller=debug");
         need(is_trust_domain(&self.ca.trust_domain), "ca.trust_domain", "give a DNS name in lower case");
+        self.cluster.faults(&mut faults);
         faults
     }
 
@@ -329,6 +339,11 @@ impl Config {
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string_pretty(self)
     }
+}
+
+/// `host:port`.
+fn is_named_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 /// SPIFFE's rule for trust domain names.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flotilla_protocol::id::{ShardId, TenantId};
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use super::handle::{ShardError, ShardHandle};
 
@@ -11,12 +12,14 @@ use super::handle::{ShardError, ShardHandle};
 #[derive(Clone)]
 pub struct Shards {
     led: Arc<RwLock<Vec<Option<ShardHandle>>>>,
+    /// Moves when a shard is gained or given up.
+    changes: watch::Sender<()>,
 }
 
 impl Shards {
     /// For a store with so many shards; none of them is led yet.
     pub fn new(shards: u16) -> Self {
-        Self { led: Arc::new(RwLock::new(vec![None; usize::from(shards)])) }
+        Self { led: Arc::new(RwLock::new(vec![None; usize::from(shards)])), changes: watch::Sender::new(()) }
     }
 
     /// The shard of a tenant. [`ShardError::NotLeading`] when another node leads it, or none.
@@ -24,6 +27,23 @@ impl Shards {
         let led = self.led.read();
         let shard = ShardId::of(tenant, led.len() as u16);
         led.get(usize::from(shard.0)).cloned().flatten().ok_or(ShardError::NotLeading)
+    }
+
+    /// Whether this node leads the tenant's shard.
+    pub fn leads(&self, tenant: TenantId) -> bool {
+        let led = self.led.read();
+        let shard = ShardId::of(tenant, led.len() as u16);
+        led.get(usize::from(shard.0)).is_some_and(Option::is_some)
+    }
+
+    /// One shard, if this node leads it.
+    pub fn get(&self, shard: ShardId) -> Option<ShardHandle> {
+        self.led.read().get(usize::from(shard.0)).cloned().flatten()
+    }
+
+    /// Word of each gain and each loss.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// All led shards.
@@ -35,5 +55,6 @@ impl Shards {
         if let Some(place) = self.led.write().get_mut(usize::from(shard.0)) {
             *place = handle;
         }
+        self.changes.send_replace(());
     }
 }

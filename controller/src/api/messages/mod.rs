@@ -13,10 +13,12 @@ use utoipa_axum::routes;
 
 use super::Api;
 
+/// Those that the tenant's leader answers.
+pub fn led_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(query::list)).routes(routes!(query::get, query::cancel))
+}
+
+/// Those that find the leader themselves, or need none.
 pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(send::send, query::list))
-        .routes(routes!(send::preview))
-        .routes(routes!(bulk::upload))
-        .routes(routes!(query::get, query::cancel))
+    OpenApiRouter::new().routes(routes!(send::send)).routes(routes!(send::preview)).routes(routes!(bulk::upload))
 }

@@ -4,8 +4,10 @@
 //! answer in one buffer.
 
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use flotilla_protocol::id::{MessageId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::sms;
@@ -18,10 +20,11 @@ use super::request::{Encoding, PreviewRequest, SendRequest};
 use super::validate::{check, plan};
 use crate::api::auth::sender;
 use crate::api::problem::{Code, Problem};
-use crate::api::{Api, busy, disk_full, examples, json, not_leading, store_problem};
+use crate::api::{Api, busy, disk_full, examples, forward, json, not_leading, store_problem};
 use crate::domain::message::{Priority, Submission};
 use crate::shard::{AcceptError, AcceptRequest, Acceptance, RequestKey};
 
+pub(in crate::api) const PATH: &str = "/v1/messages";
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 /// Tells that an answer is that of an earlier request with the same key.
 pub const REPLAYED_HEADER: &str = "idempotent-replayed";
@@ -63,16 +66,32 @@ pub async fn send(State(api): State<Api>, request: Request) -> Result<Response, 
     let (parts, body) = request.into_parts();
     let tenant = sender(&api, &parts.headers).await?;
     json::require_json(&parts.headers)?;
-    let client_key = idempotency_key(&parts.headers)?;
     let bytes = json::read(body, api.limits.body_bytes_max).await?;
-    let key = client_key.map(|key| RequestKey { key: half_hash(key), request: half_hash(&bytes) });
+    if api.leads(tenant) {
+        match take(&api, tenant, &parts.headers, &bytes).await {
+            // Given up in this moment: its next leader is asked.
+            Err(problem) if problem.code() == Code::NotLeading && api.cluster.links.is_some() => {}
+            taken => return taken,
+        }
+    }
+    let here = |parts: Parts, bytes: Bytes| {
+        let api = api.clone();
+        async move { take(&api, tenant, &parts.headers, &bytes).await.unwrap_or_else(IntoResponse::into_response) }
+    };
+    forward::whole(&api, tenant, parts, bytes, here).await
+}
+
+/// Accepts the messages in the shard, which is led here.
+async fn take(api: &Api, tenant: TenantId, headers: &HeaderMap, bytes: &Bytes) -> Result<Response, Problem> {
+    let client_key = idempotency_key(headers)?;
+    let key = client_key.map(|key| RequestKey { key: half_hash(key), request: half_hash(bytes) });
     let known = match key {
-        Some(key) => look_up(&api, tenant, key).await?,
+        Some(key) => look_up(api, tenant, key).await?,
         None => None,
     };
     // A repetition is judged by the clock of the first time: its `send_at` may have passed meanwhile.
     let now_ms = known.as_deref().and_then(<[_]>::first).map_or_else(|| api.now_ms(), |id| id.unix_ms());
-    let checked = check(json::parse::<SendRequest<'_>>(&bytes)?, Priority::Normal, now_ms)?;
+    let checked = check(json::parse::<SendRequest<'_>>(bytes)?, Priority::Normal, now_ms)?;
     let (recipients, segments) = (checked.recipients.clone(), checked.segments);
     if let Some(ids) = known {
         return Ok(answer(&ids, true, &recipients, segments));
@@ -80,7 +99,7 @@ pub async fn send(State(api): State<Api>, request: Request) -> Result<Response, 
     let pin = api.pins.resolve(tenant, checked.wish).await?;
     let mut submissions = Vec::with_capacity(recipients.len());
     checked.submissions(tenant, pin, || fresh_id(now_ms), &mut submissions);
-    let acceptance = accept(&api, tenant, key, submissions).await.map_err(accept_problem)?;
+    let acceptance = accept(api, tenant, key, submissions).await.map_err(accept_problem)?;
     Ok(answer(&acceptance.ids, acceptance.replayed, &recipients, segments))
 }
 

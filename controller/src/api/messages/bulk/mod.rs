@@ -26,9 +26,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::send::{accept, accept_problem, fresh_id, half_hash, idempotency_key, look_up};
 use super::validate::Wish;
 use crate::api::auth::sender;
+use crate::api::forward::{self, Sent};
 use crate::api::problem::{CONTENT_TYPE, Code, Problem, ProblemDocument};
 use crate::api::{Api, examples, json};
 use crate::domain::message::Pin;
+use crate::peer::NotLeading;
 use crate::shard::{AcceptError, RequestKey};
 use parse::{Parsed, Shape, Table};
 use report::{BadLine, Tally};
@@ -66,8 +68,14 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
     )
 )]
 pub async fn upload(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let tenant = sender(&api, &parts.headers).await?;
+    if !api.leads(tenant) {
+        match forward::stream(&api, tenant, parts, body).await? {
+            Sent::Answered(response) => return Ok(response),
+            Sent::Here(own_parts, own_body) => (parts, body) = (own_parts, own_body),
+        }
+    }
     let format = format(&parts.headers)?;
     let client_key = idempotency_key(&parts.headers)?.map(<[u8]>::to_vec);
     let Ok(_permit) = Arc::clone(&api.uploads).try_acquire_owned() else {
@@ -122,6 +130,8 @@ fn ended_early(problem: &Problem, report: BulkReport) -> Response {
     let body = serde_json::to_vec(&Ended { problem: problem.document(), report }).unwrap_or_default();
     let mut response = problem.clone().into_response();
     *response.body_mut() = Body::from(body);
+    // Chunks before the one that was refused may have been accepted.
+    response.extensions_mut().remove::<NotLeading>();
     debug_assert_eq!(response.headers()["content-type"], CONTENT_TYPE);
     response
 }
