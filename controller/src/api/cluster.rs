@@ -261,13 +261,7 @@ fn node_name(text: &str, field: &'static str) -> Result<NodeName, Problem> {
     NodeName::parse(text).map_err(|error| Problem::field(field, error.to_string()))
 }
 
-async fn note(
-    api: &Api,
-    who: &Caller,
-    action: &'static str,
-    subject: String,
-    detail: String,
-) -> Result<(), Problem> {
+async fn note(api: &Api, who: &Caller, action: &'static str, subject: String, detail: String) -> Result<(), Problem> {
     let act = audit::Act { detail, ..who.by(api.now_ms()).act(None, action, subject) };
     audit::record(&*api.stores.catalog, act).await.map_err(|error| catalog_problem(&error))
 }

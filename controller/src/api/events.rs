@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::auth::{In, Read};
 use super::params::Query;
 use super::problem::{Code, Problem};
-use super::{Api, examples, forward, store_problem};
+use super::{Api, examples, store_problem};
 use crate::follow::live::{EventId, LiveEvent, SubscribeError};
 
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -62,17 +62,10 @@ pub async fn stream(
     let after = last_seen(&headers, query.last_event_id.as_deref())?;
     let wanted = Wanted::parse(query.types.as_deref())?;
     let events = api.live.subscribe(who.tenant, after).await.map_err(problem)?;
-    // Another leader's commits are not seen here. The client comes back with the last id: ids are places in the shard's
-    // journal, which all its leaders share.
-    let over = match api.cluster.links {
-        Some(_) => forward::led_no_more(api.clone(), who.tenant).right_future(),
-        None => std::future::pending().left_future(),
-    };
     let closing = api.closing.clone();
     let events = events
         .filter(move |event| std::future::ready(wanted.has(event.kind)))
         .map(|event| Ok::<_, Infallible>(frame(&event)))
-        .take_until(over)
         .take_until(closing.cancelled_owned());
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     let headers = response.headers_mut();

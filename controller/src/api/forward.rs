@@ -118,19 +118,6 @@ pub(super) async fn stream(api: &Api, tenant: TenantId, parts: Parts, body: Body
     }
 }
 
-/// Returns when this node does not lead the tenant's shard any more, or leads it anew.
-pub(super) async fn led_no_more(api: Api, tenant: TenantId) {
-    let shard = api.shard(tenant);
-    let mut changes = api.shards.changes();
-    let epoch = || api.shards.get(shard).map(|handle| handle.epoch());
-    let Some(now) = epoch() else { return };
-    while epoch() == Some(now) {
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Whether doing it twice is doing it once.
 fn is_repeatable(parts: &Parts) -> bool {
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
@@ -322,7 +309,11 @@ mod tests {
         let at_a = |led: Option<u64>, leader, refused: &[(NodeName, Epoch)]| {
             choose(&name("a"), led.map(Epoch), &view(leader), ShardId(0), None, refused)
         };
-        assert_eq!(at_a(Some(5), Some(("b", 4)), &[]), Choice::Hop(Hop::Here(Epoch(5))), "what is led here is known here");
+        assert_eq!(
+            at_a(Some(5), Some(("b", 4)), &[]),
+            Choice::Hop(Hop::Here(Epoch(5))),
+            "what is led here is known here"
+        );
         assert_eq!(at_a(None, Some(("b", 4)), &[]), there("b", 4));
         assert_eq!(at_a(None, None, &[]), Choice::Wait);
         assert_eq!(at_a(None, Some(("c", 4)), &[]), Choice::Wait, "a leader that is no member is dead");
@@ -337,8 +328,9 @@ mod tests {
     #[test]
     fn a_forwarded_request_goes_no_further() {
         let from_b = Forwarded { from: name("b"), epoch: Epoch(6) };
-        let at_a =
-            |led: Option<u64>, leader| choose(&name("a"), led.map(Epoch), &view(leader), ShardId(0), Some(&from_b), &[]);
+        let at_a = |led: Option<u64>, leader| {
+            choose(&name("a"), led.map(Epoch), &view(leader), ShardId(0), Some(&from_b), &[])
+        };
         assert_eq!(at_a(Some(6), Some(("b", 5))), Choice::Hop(Hop::Here(Epoch(6))));
         assert_eq!(at_a(None, Some(("b", 5))), Choice::Wait, "b knows of epoch 6, which we will hear of");
         assert_eq!(at_a(None, None), Choice::Wait);

@@ -112,7 +112,11 @@ async fn accept(
     }
 }
 
-async fn answer(router: Router, meters: Arc<Meters>, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
+async fn answer(
+    router: Router,
+    meters: Arc<Meters>,
+    request: hyper::Request<Incoming>,
+) -> Result<Response, Infallible> {
     let began = Instant::now();
     let response = guarded(router, request.map(axum::body::Body::new)).await;
     meters.note(&response, began);

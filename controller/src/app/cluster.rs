@@ -9,14 +9,14 @@ use flotilla_cluster::{Control, ControlError, Embedded, Leader, Member, NodeName
 use flotilla_protocol::id::{Epoch, ShardId};
 use futures_util::future::{BoxFuture, ready};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::parts::advertised;
 use crate::ca::Ca;
 use crate::config::Config;
 use crate::peer::local::{LocalCluster, LocalCoordinator};
 use crate::peer::{self, Cluster, PeerLinks};
-use crate::shard::{ShardDeps, ShardSupervisor, Shards};
+use crate::shard::{ShardDeps, ShardSupervisor};
 use crate::store::Stores;
 
 /// All shards together; one takes well below a second.
@@ -102,21 +102,18 @@ pub(super) async fn lead(seat: Seat, deps: ShardDeps) -> anyhow::Result<ShardSup
 }
 
 impl Leave {
-    /// Gives all shards to the others, as far as there are any.
-    pub(super) async fn hand_over(self, own: &NodeName, shards: &Shards) {
-        let mut changes = shards.changes();
+    /// Gives all shards to the others, as far as there are any. Returns when the others know.
+    pub(super) async fn hand_over(self, cluster: &Cluster) {
         match self {
             Self::Alone => return,
-            Self::Local(local) => local.leave(own),
+            Self::Local(local) => local.leave(&cluster.own),
         }
-        let deadline = Instant::now() + HAND_OVER_DEADLINE;
-        while !shards.all().is_empty() {
-            if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-                tracing::warn!(left = shards.all().len(), "some shards were not handed over; others take them");
-                return;
-            }
+        let mut views = cluster.views.clone();
+        let none_left = |view: &Arc<View>| !view.leaders.iter().flatten().any(|leader| leader.node == cluster.own);
+        match timeout(HAND_OVER_DEADLINE, views.wait_for(none_left)).await {
+            Ok(Ok(_)) => tracing::info!("all shards are handed over"),
+            Ok(Err(_)) | Err(_) => tracing::warn!("some shards were not handed over; others take them"),
         }
-        tracing::info!("all shards are handed over");
     }
 }
 

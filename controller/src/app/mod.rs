@@ -188,7 +188,7 @@ impl Node {
     /// acknowledged is durable before and after.
     pub async fn shutdown(self) {
         tracing::info!("shutting down");
-        self.leave.hand_over(&self.api.cluster.own, self.shards.shards()).await;
+        self.leave.hand_over(&self.api.cluster).await;
         self.closing.cancel();
         for server in self.servers {
             let _ = server.await;

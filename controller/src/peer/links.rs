@@ -133,8 +133,7 @@ impl PeerLinks {
         let connection = dialled.map_err(|_| failed("no answer".to_owned()))?.map_err(failed)?;
         metrics::counter!("flotilla_peer_links_opened_total").increment(1);
         tracing::debug!(peer = %to, address = %member.peer, "opened a link to a controller");
-        let opened =
-            Opened { connection: connection.clone(), address: member.peer.clone(), since_ms: member.since_ms };
+        let opened = Opened { connection: connection.clone(), address: member.peer.clone(), since_ms: member.since_ms };
         if let Some(former) = link.open.lock().replace(opened) {
             former.connection.close(code::DONE, b"replaced");
         }

@@ -124,7 +124,9 @@ fn transport() -> TransportConfig {
 
 /// Headers that belong to one connection (RFC 9110 7.6.1), and ours.
 fn strip(headers: &mut HeaderMap) {
-    use axum::http::header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+    use axum::http::header::{
+        CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    };
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
