@@ -16,6 +16,7 @@ pub mod fleet;
 pub mod follow;
 pub mod gateway;
 pub mod peer;
+pub mod secrets;
 pub mod shard;
 pub mod store;
 pub mod telemetry;

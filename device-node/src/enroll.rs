@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use flotilla_protocol::enroll_code::{EnrollCode, EnrollCodeError};
 use flotilla_protocol::id::DeviceId;
-use flotilla_protocol::wire::{DeviceInfo, EnrollDown, EnrollRefusal, EnrollUp, Issued, PROTOCOL, recovery_statement};
+use flotilla_protocol::wire::{
+    DeviceInfo, ENROLL_PROTOCOL, EnrollDown, EnrollRefusal, EnrollUp, Issued, recovery_statement,
+};
 use quinn::VarInt;
 use tokio::time::{sleep, timeout};
 
@@ -84,7 +86,7 @@ pub async fn enroll(
     }
     let key = store.pending_key(code.token)?;
     let request = EnrollUp::Request {
-        protocol: PROTOCOL,
+        protocol: ENROLL_PROTOCOL,
         token: code.token,
         secret: code.secret,
         csr_der: certificate_request(&key)?,
@@ -118,7 +120,7 @@ pub async fn recover(
 }
 
 async fn prove(session: &mut Session, identity: &Identity, csr_der: Vec<u8>) -> Result<EnrollDown, EnrollError> {
-    let begin = EnrollUp::Recover { protocol: PROTOCOL, device: identity.device, tenant: identity.tenant };
+    let begin = EnrollUp::Recover { protocol: ENROLL_PROTOCOL, device: identity.device, tenant: identity.tenant };
     let nonce = match ask(session, &begin).await? {
         EnrollDown::Challenge { nonce } => nonce,
         other => return Ok(other),

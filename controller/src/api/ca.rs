@@ -1,7 +1,5 @@
 //! The built-in certificate authority: whom devices trust, and its rotation step by step.
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use axum::response::Response;
 use data_encoding::{BASE64, HEXLOWER};
@@ -18,7 +16,7 @@ use super::params::{self, Query};
 use super::problem::{Code, Problem};
 use super::time::Time;
 use super::{Api, catalog_problem, examples};
-use crate::ca::{Ca, CaError, Rotation};
+use crate::ca::{CaError, Rotation};
 use crate::fleet::{audit, certificates};
 
 pub fn routes() -> OpenApiRouter<Api> {
@@ -58,6 +56,7 @@ pub struct CaView {
     responses((status = 200, description = "The authority", body = CaView, example = json!(examples::ca())))
 )]
 pub async fn get(State(api): State<Api>, _: In<Read>) -> Result<Response, Problem> {
+    refreshed(&api).await?;
     view(&api).await
 }
 
@@ -106,7 +105,7 @@ pub struct Force {
 )]
 pub async fn prepare(State(api): State<Api>, Root(who): Root) -> Result<Response, Problem> {
     let now_s = api.now_ms() / 1000;
-    step(&api, &who, "ca.prepare", move |ca| ca.rotate_prepare(now_s)).await
+    step(&api, &who, "ca.prepare", api.ca.rotate_prepare(now_s)).await
 }
 
 /// Step 2: the next key issues, both are trusted. Needs the root key.
@@ -116,7 +115,7 @@ pub async fn prepare(State(api): State<Api>, Root(who): Root) -> Result<Response
 )]
 pub async fn activate(State(api): State<Api>, Root(who): Root) -> Result<Response, Problem> {
     let now_s = api.now_ms() / 1000;
-    step(&api, &who, "ca.activate", move |ca| ca.rotate_activate(now_s)).await
+    step(&api, &who, "ca.activate", api.ca.rotate_activate(now_s)).await
 }
 
 /// Step 3: drop the old key for good, once no certificate depends on it (or with `force`). Needs the root key.
@@ -131,7 +130,8 @@ pub async fn finish(
     Json(Force { force }): Json<Force>,
 ) -> Result<Response, Problem> {
     let still_used = still_used(&api).await?;
-    step(&api, &who, "ca.finish", move |ca| ca.rotate_finish(still_used, force)).await
+    let now_s = api.now_ms() / 1000;
+    step(&api, &who, "ca.finish", api.ca.rotate_finish(still_used, force, now_s)).await
 }
 
 /// One step back, from step 1 or 2. Needs the root key.
@@ -147,32 +147,42 @@ pub async fn rollback(
 ) -> Result<Response, Problem> {
     let still_used = still_used(&api).await?;
     let now_s = api.now_ms() / 1000;
-    step(&api, &who, "ca.rollback", move |ca| ca.rotate_rollback(still_used, force, now_s)).await
+    step(&api, &who, "ca.rollback", api.ca.rotate_rollback(still_used, force, now_s)).await
 }
 
-/// Certificates that depend on the key which a step would drop.
+/// Certificates that depend on the key which a step would drop, in the state that the step will find.
 async fn still_used(api: &Api) -> Result<u64, Problem> {
+    refreshed(api).await?;
     let Some(other) = api.ca.rotation().other() else { return Ok(0) };
     let open = certificates::open_of_issuer(&*api.stores.catalog, other, api.now_ms() / 1000).await;
     open.map_err(|error| catalog_problem(&error))
 }
 
-/// Steps write files and block.
+/// Another controller may have rotated a moment ago.
+async fn refreshed(api: &Api) -> Result<(), Problem> {
+    api.ca.refresh(api.now_ms() / 1000).await.map(drop).map_err(problem)
+}
+
 async fn step(
     api: &Api,
     who: &Caller,
     action: &'static str,
-    act: impl FnOnce(&Ca) -> Result<Rotation, CaError> + Send + 'static,
+    done: impl Future<Output = Result<Rotation, CaError>>,
 ) -> Result<Response, Problem> {
-    let ca = Arc::clone(&api.ca);
-    let done = tokio::task::spawn_blocking(move || act(&ca)).await.map_err(|error| Problem::internal(&error))?;
-    let rotation = done.map_err(|error| match error {
-        CaError::Rotation(_) | CaError::InUse { .. } => Problem::new(Code::Conflict, error.to_string()),
-        other => Problem::internal(&other),
-    })?;
+    let rotation = done.await.map_err(problem)?;
     let act = who.by(api.now_ms()).act(None, action, rotation.issuing());
     audit::record(&*api.stores.catalog, act).await.map_err(|error| catalog_problem(&error))?;
     view(api).await
+}
+
+fn problem(error: CaError) -> Problem {
+    match error {
+        CaError::Rotation(_) | CaError::InUse { .. } | CaError::Changed => {
+            Problem::new(Code::Conflict, error.to_string())
+        }
+        CaError::Sql(error) => catalog_problem(&error),
+        other => Problem::internal(&other),
+    }
 }
 
 #[derive(Serialize, ToSchema)]

@@ -29,6 +29,7 @@ use crate::api::{Api, cluster as cluster_api, openapi, ops};
 use crate::ca::Ca;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::fleet::controllers::Controllers;
 use crate::peer::local::LocalCluster;
 use crate::peer::{self, PeerLinks};
 use crate::shard::ShardSupervisor;
@@ -75,7 +76,7 @@ pub async fn start(config: &Config) -> anyhow::Result<Node> {
     make_data_dir(config)?;
     let stores = parts::open_stores(config).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let ca = parts::open_ca(config, &clock).await?;
+    let ca = parts::open_ca(config, &stores, &clock).await?;
     assemble(config, stores, ca, Company::Alone, false).await
 }
 
@@ -99,13 +100,15 @@ async fn assemble(
     let new_root_key = root_key::ensure(config, &*stores.catalog).await?;
     let http = listen(config.http.addr, "http.addr").await?;
     let followers = parts::start_followers(config, &stores).await?;
-    let fleet = parts::open_fleet(config, &stores, ca, &clock).await?;
+    let door = parts::door(config)?;
     let now_ms = clock.now().unix_ms;
     let Joined { cluster, seat, leave } =
-        cluster::join(config, company, &stores, &fleet.ca, &fleet.controllers, now_ms).await?;
+        cluster::join(config, company, &stores, &ca, &door.advertised, now_ms).await?;
+    let controllers = Controllers::new(cluster.own.clone(), Arc::clone(&door.advertised), cluster.views.clone());
+    let fleet = parts::open_fleet(&stores, ca, controllers, &clock).await?;
     let shards = cluster::lead(seat, parts::shard_deps(&stores, &followers, &clock)).await?;
     let led = shards.shards();
-    let gateway = parts::start_gateway(config, &stores, &fleet, &cluster.own, led, &followers, &clock).await?;
+    let gateway = parts::start_gateway(config, &stores, &fleet, &door, led, &followers, &clock).await?;
     let quic_addr = gateway.local_addr();
     let api = parts::make_api(config, &stores, &followers, led, fleet, gateway, cluster, clock, closing.clone());
     let upkeep = tokio::spawn(upkeep(api.clone(), metrics.clone()));

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use anyhow::Context;
-use flotilla_cluster::NodeName;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use crate::api::{Api, Counters, State};
 use crate::ca::{Ca, TrustDomain};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::fleet::controllers::Controllers;
 use crate::fleet::deny::DenyList;
 use crate::fleet::devices::Devices;
 use crate::fleet::enrollments::Enrollments;
@@ -24,6 +24,7 @@ use crate::follow::live::Live;
 use crate::follow::{self, FollowOptions, Leads, RowsFollower, RowsReader, trim_behind};
 use crate::gateway::{self, GatewayConfig, GatewayError, GatewayHandle};
 use crate::peer::Cluster;
+use crate::secrets::{ClusterKeys, KEY_FILE};
 use crate::shard::{ShardDeps, ShardSettings, Shards};
 use crate::store::{Stores, sqlite};
 
@@ -94,42 +95,54 @@ pub(super) fn shard_deps(stores: &Stores, followers: &Followers, clock: &Arc<dyn
     }
 }
 
-pub(super) async fn open_ca(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Ca>> {
+pub(super) async fn open_ca(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Ca>> {
     let now_s = clock.now().unix_ms / 1000;
     let trust_domain = TrustDomain::parse(&config.ca.trust_domain)?;
-    let dir = config.data_dir.join("ca");
-    Ok(Arc::new(tokio::task::spawn_blocking(move || Ca::open_or_create(&dir, trust_domain, now_s)).await??))
+    let secrets = match &config.cluster.key_file {
+        Some(file) => ClusterKeys::read(file)?,
+        None => ClusterKeys::read_or_create(&config.data_dir.join(KEY_FILE))?,
+    };
+    // Where single nodes had it before it was in the store.
+    let former = config.data_dir.join("ca");
+    let ca = Ca::open(Arc::clone(&stores.catalog), secrets, trust_domain, Some(&former), now_s).await;
+    Ok(Arc::new(ca.context("opening the certificate authority")?))
+}
+
+/// Where devices connect, and what they are told of it.
+pub(super) struct Door {
+    listen: SocketAddr,
+    tcp: Option<SocketAddr>,
+    pub(super) advertised: Arc<[String]>,
+}
+
+pub(super) fn door(config: &Config) -> anyhow::Result<Door> {
+    let listen = with_port(config.quic.addr)?;
+    let tcp = config.quic.tcp_addr.beside(listen);
+    Ok(Door { listen, tcp, advertised: advertised(listen, &config.quic.advertise) })
 }
 
 /// The fleet's records, and who signs for them.
 pub(super) struct Fleet {
-    pub(super) ca: Arc<Ca>,
+    ca: Arc<Ca>,
     deny: Arc<DenyList>,
     devices: Devices,
     sims: Sims,
     enrollments: Enrollments,
-    listen: SocketAddr,
-    tcp: Option<SocketAddr>,
-    /// What devices are told to connect to.
-    pub(super) controllers: Arc<[String]>,
+    controllers: Controllers,
 }
 
 pub(super) async fn open_fleet(
-    config: &Config,
     stores: &Stores,
     ca: Arc<Ca>,
+    controllers: Controllers,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Fleet> {
-    let now_s = clock.now().unix_ms / 1000;
     let catalog = &stores.catalog;
-    let deny = DenyList::load(&**catalog, now_s).await?;
-    let listen = with_port(config.quic.addr)?;
-    let tcp = config.quic.tcp_addr.beside(listen);
-    let controllers = advertised(listen, &config.quic.advertise);
+    let deny = DenyList::load(&**catalog, clock.now().unix_ms / 1000).await?;
     let devices = Devices::new(Arc::clone(catalog), Arc::clone(&deny));
     let sims = Sims::new(Arc::clone(catalog));
-    let enrollments = Enrollments::new(Arc::clone(catalog), Arc::clone(&ca), Arc::clone(&controllers));
-    Ok(Fleet { ca, deny, devices, sims, enrollments, listen, tcp, controllers })
+    let enrollments = Enrollments::new(Arc::clone(catalog), Arc::clone(&ca), controllers.clone());
+    Ok(Fleet { ca, deny, devices, sims, enrollments, controllers })
 }
 
 /// Enrolment codes name the port, so it has to be known before anybody listens on it. Free for TCP as well.
@@ -170,17 +183,16 @@ pub(super) async fn start_gateway(
     config: &Config,
     stores: &Stores,
     fleet: &Fleet,
-    own: &NodeName,
+    door: &Door,
     shards: &Shards,
     followers: &Followers,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<GatewayHandle>> {
     let gateway = GatewayConfig {
-        listen: fleet.listen,
-        tcp: fleet.tcp,
-        name: own.to_string(),
+        listen: door.listen,
+        tcp: door.tcp,
+        name: fleet.controllers.own().to_string(),
         dir: config.data_dir.join("gateway"),
-        controllers: Arc::clone(&fleet.controllers),
         settings: flotilla_protocol::wire::Settings::default(),
         recoveries_max: RECOVERIES_MAX,
         limits: gateway::Limits::default(),
@@ -189,6 +201,7 @@ pub(super) async fn start_gateway(
         shards: Arc::new(shards.clone()),
         catalog: Arc::clone(&stores.catalog),
         ca: Arc::clone(&fleet.ca),
+        controllers: fleet.controllers.clone(),
         enrollments: fleet.enrollments.clone(),
         devices: fleet.devices.clone(),
         deny: Arc::clone(&fleet.deny),
@@ -196,7 +209,7 @@ pub(super) async fn start_gateway(
         clock: Arc::clone(clock),
     };
     let listening = gateway::start(gateway, parts).await;
-    let addr = fleet.listen;
+    let addr = door.listen;
     let remedy = |error: &GatewayError| match error {
         // Names its own key.
         GatewayError::BindTcp { .. } => "devices can not connect over TCP".to_owned(),

@@ -18,6 +18,8 @@ use super::report::{Report as Findings, median};
 use crate::ca::{CONTROLLER_DNS_NAME, Ca, DeviceKey, TrustDomain, client_trust, provider};
 use crate::clock::{Clock, SystemClock};
 use crate::gateway;
+use crate::secrets::ClusterKey;
+use crate::store::sqlite;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct LinkOptions {
@@ -94,8 +96,9 @@ fn report(n: u32) -> Up {
 /// Both ends of one link over mutual TLS.
 async fn connected(folder: &Path) -> anyhow::Result<(Connection, Connection)> {
     let now = SystemClock.now();
-    let ca =
-        Arc::new(Ca::open_or_create(&folder.join("ca"), TrustDomain::parse("bench.flotilla")?, now.unix_ms / 1000)?);
+    let catalog = sqlite::open(&folder.join("store"), &sqlite::Options::default())?.catalog;
+    let (secrets, domain) = (ClusterKey::generate().into(), TrustDomain::parse("bench.flotilla")?);
+    let ca = Arc::new(Ca::open(catalog, secrets, domain, None, now.unix_ms / 1000).await?);
     let server = gateway::endpoint(&folder.join("gateway"), SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ca.clone())?;
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?;

@@ -1,6 +1,5 @@
-//! One CA key with its self-signed certificate: makes, loads and uses them. What it signs is decided here, never by a request.
+//! One CA key with its self-signed certificate: makes and uses them. What it signs is decided here, never by a request.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
@@ -8,9 +7,7 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
-use super::files::{read_private, remove_private, write_private};
 use super::identity::{DeviceKey, KeyId, Serial, pin_of};
 use super::{CONTROLLER_DNS_NAME, CaError};
 
@@ -42,36 +39,18 @@ impl Authority {
         Self::from_parts(certificate.der().clone(), key)
     }
 
-    /// `None` when the folder holds no key of this name.
-    pub(super) fn load(dir: &Path, id: KeyId) -> Result<Option<Self>, CaError> {
-        let (key_path, certificate_path) = (dir.join(key_file(id)), dir.join(certificate_file(id)));
-        let Some(key) = read_private(&key_path)? else { return Ok(None) };
-        let Some(certificate) = read_private(&certificate_path)? else { return Ok(None) };
-        let damaged = |path: &Path| CaError::Damaged { path: path.to_owned() };
-        let key = std::str::from_utf8(&key).map_err(|_| damaged(&key_path))?;
-        let key = KeyPair::from_pem(key).map_err(|_| damaged(&key_path))?;
-        let certificate = CertificateDer::from_pem_slice(&certificate).map_err(|_| damaged(&certificate_path))?;
-        let authority = Self::from_parts(certificate, key)?;
-        if authority.id != id {
-            return Err(damaged(&key_path));
-        }
-        Ok(Some(authority))
+    /// From a certificate and a private key (PKCS #8), both in DER.
+    pub(super) fn from_der(certificate_der: Vec<u8>, key_der: &[u8]) -> Result<Self, CaError> {
+        let key = KeyPair::try_from(key_der).map_err(|_| CaError::Certificate)?;
+        Self::from_parts(CertificateDer::from(certificate_der), key)
     }
 
-    pub(super) fn save(&self, dir: &Path) -> Result<(), CaError> {
-        let pem = pem(&self.certificate);
-        write_private(&dir.join(key_file(self.id)), self.issuer.key().serialize_pem().as_bytes())?;
-        write_private(&dir.join(certificate_file(self.id)), pem.as_bytes())?;
-        Ok(())
+    /// PKCS #8 in DER: the secret.
+    pub(super) fn key_der(&self) -> Vec<u8> {
+        self.issuer.key().serialize_der()
     }
 
-    pub(super) fn remove(dir: &Path, id: KeyId) -> Result<(), CaError> {
-        remove_private(&dir.join(key_file(id)))?;
-        remove_private(&dir.join(certificate_file(id)))?;
-        Ok(())
-    }
-
-    fn from_parts(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, CaError> {
+    pub(super) fn from_parts(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, CaError> {
         let pin = pin_of(&key.subject_public_key_info());
         let not_after_s = {
             let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|_| CaError::Certificate)?;
@@ -133,20 +112,6 @@ impl Authority {
     fn within(&self, validity: Validity) -> Validity {
         Validity { not_after_s: validity.not_after_s.min(self.not_after_s), ..validity }
     }
-}
-
-fn key_file(id: KeyId) -> String {
-    format!("{id}.key.pem")
-}
-
-fn certificate_file(id: KeyId) -> String {
-    format!("{id}.crt.pem")
-}
-
-fn pem(certificate: &CertificateDer<'_>) -> String {
-    let lines = data_encoding::BASE64.encode(certificate);
-    let lines: Vec<&str> = (0..lines.len()).step_by(64).map(|at| &lines[at..lines.len().min(at + 64)]).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 fn ca_params(id: KeyId, now_s: u64) -> CertificateParams {

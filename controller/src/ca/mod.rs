@@ -1,16 +1,17 @@
 //! The built-in certificate authority: it makes the identities of devices and controllers, and knows whom to trust.
 //!
 //! Devices trust a CA and not a host name, so that controllers may move: a QR code pins the CA's key, and every controller
-//! shows a certificate for [`CONTROLLER_DNS_NAME`] that this CA has issued. Keys are P-256 (ring), in files of mode 0600
-//! below one folder; the folder's `state.json` says which key is for what ([`Rotation`]) and is written last, so that a
-//! crash leaves at most a key that nobody uses.
+//! shows a certificate for [`CONTROLLER_DNS_NAME`] that this CA has issued. Its keys are P-256 (ring). They are in the store,
+//! sealed with the cluster's key, so that every controller has the same CA ([`shared`]); which key is for what is a small state
+//! machine ([`Rotation`]) under a version. What another controller has changed is noticed by [`Ca::refresh`].
 //!
-//! Which certificates exist, and which are revoked, is in the catalog (`fleet::certificates`), not here.
+//! Which certificates exist, and which are revoked, is in the catalog too (`fleet::certificates`), not here.
 
 mod authority;
-mod files;
+mod folder;
 mod identity;
 mod rotation;
+mod shared;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -18,21 +19,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_protocol::id::{DeviceId, TenantId};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rcgen::KeyPair;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
+use tokio::sync::Mutex;
 
+use crate::secrets::{ClusterKeys, SealError, UnsealError};
+pub use crate::secrets::{SecretFileError, ensure_private_dir, read_private, write_private};
+use crate::store::{Catalog, SqlError, Tx};
 use authority::Authority;
 pub use authority::{CLOCK_SKEW_S, Validity};
-pub use files::{SecretFileError, ensure_private_dir, read_private, write_private};
 pub(crate) use identity::sha256;
 pub use identity::{
     CSR_BYTES_MAX, CsrError, DeviceIdentity, DeviceKey, IdentityError, KeyId, KeyIdError, Serial, SerialError,
     TrustDomain, TrustDomainError,
 };
 pub use rotation::{Rotation, RotationError};
+use shared::Shared;
 pub(crate) use tls::LiveCertificate;
 pub use tls::{ServerTls, client_trust, provider, server_tls};
 
@@ -42,8 +47,6 @@ pub use flotilla_protocol::wire::CONTROLLER_NAME as CONTROLLER_DNS_NAME;
 pub const DEVICE_LIFETIME_S: u64 = 7 * 86_400;
 /// Controllers renew theirs after a third of it, without a restart.
 pub const CONTROLLER_LIFETIME_S: u64 = 3 * 86_400;
-
-const STATE_FILE: &str = "state.json";
 
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
@@ -55,8 +58,26 @@ pub enum CaError {
     MissingKey { id: KeyId, dir: PathBuf },
     #[error("the CA belongs to the trust domain `{found}`, not to `{wanted}`: set trust_domain to `{found}`")]
     TrustDomain { found: String, wanted: String },
+    #[error("the CA in the store is damaged: restore the store from a backup")]
+    DamagedStore,
+    #[error(
+        "the folder {dir} holds another CA than the store: start with the store that belongs to it, or move the folder away if no device depends on it"
+    )]
+    Foreign { dir: PathBuf },
     #[error("a CA certificate does not fit its key")]
     Certificate,
+    #[error(
+        "another controller has changed the CA at the same moment: look at its state, and repeat what is still to be done"
+    )]
+    Changed,
+    #[error("another controller has changed the CA a moment ago: try again")]
+    Behind,
+    #[error(transparent)]
+    Unseal(#[from] UnsealError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error("the store does not answer: {0}")]
+    Sql(#[from] SqlError),
     #[error("cannot make a certificate")]
     Issue(#[from] rcgen::Error),
     #[error("cannot use a certificate for TLS")]
@@ -79,23 +100,22 @@ pub struct DeviceCertificate {
     pub chain_der: Vec<Vec<u8>>,
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct StateFile {
-    version: u32,
-    trust_domain: String,
-    #[serde(flatten)]
-    rotation: Rotation,
+/// Cheap to use from any task: reads take one short lock. Opening, rotating and refreshing ask the catalog.
+pub struct Ca {
+    shared: Shared,
+    trust_domain: TrustDomain,
+    state: RwLock<State>,
+    /// Grows with every change of the keys; whoever keeps something made from them compares it.
+    generation: AtomicU64,
+    /// One at a time reads the store and takes over what it says, so that nothing older comes after something newer.
+    changes: Mutex<()>,
 }
 
-/// Cheap to use from any task: reads take one short lock. The rotation steps write files and block.
-pub struct Ca {
-    dir: PathBuf,
-    trust_domain: TrustDomain,
-    keys: RwLock<Arc<Keys>>,
-    /// Grows with every change of `keys`; whoever keeps something made from them compares it.
-    generation: AtomicU64,
-    /// One rotation step at a time.
-    steps: Mutex<()>,
+#[derive(Clone)]
+struct State {
+    /// The store's.
+    version: u64,
+    keys: Arc<Keys>,
 }
 
 struct Keys {
@@ -116,45 +136,57 @@ impl std::fmt::Debug for Ca {
 }
 
 impl Ca {
-    /// Loads the CA of this folder, or makes one. Blocks on files.
-    pub fn open_or_create(dir: &Path, trust_domain: TrustDomain, now_s: u64) -> Result<Self, CaError> {
-        ensure_private_dir(dir)?;
-        let keys = match read_private(&dir.join(STATE_FILE))? {
-            Some(bytes) => Self::load(dir, &trust_domain, &bytes, now_s)?,
-            None => {
-                let authority = Authority::generate(now_s)?;
-                authority.save(dir)?;
-                let rotation = Rotation::Stable { current: authority.id };
-                save_state(dir, &trust_domain, rotation)?;
-                tracing::info!(ca = %authority.id, "made a new certificate authority");
-                Keys { rotation, issuing: Arc::new(authority), other: None, cross: None }
-            }
+    /// The CA of this store; an empty one gets that of `folder` if there is one in it (where a single node kept it formerly,
+    /// which is then set aside), or else a new one. Of several controllers that begin at once, one is first, and all have its CA.
+    pub async fn open(
+        catalog: Arc<dyn Catalog>,
+        secrets: ClusterKeys,
+        trust_domain: TrustDomain,
+        folder: Option<&Path>,
+        now_s: u64,
+    ) -> Result<Self, CaError> {
+        let shared = Shared { catalog, secrets };
+        let brought = match folder {
+            Some(dir) => folder::load(dir, &trust_domain, now_s)?.map(|keys| (dir, keys)),
+            None => None,
         };
-        Ok(Self {
-            dir: dir.to_owned(),
-            trust_domain,
-            keys: RwLock::new(Arc::new(keys)),
-            generation: AtomicU64::new(0),
-            steps: Mutex::new(()),
-        })
+        let state = match shared.load(&trust_domain, now_s).await? {
+            Some((version, keys)) => State { version, keys: Arc::new(keys) },
+            None => first(&shared, &trust_domain, brought.as_ref().map(|(_, keys)| keys), now_s).await?,
+        };
+        if let Some((dir, brought)) = brought {
+            if !state.keys.trusted().any(|authority| authority.id == brought.issuing.id) {
+                return Err(CaError::Foreign { dir: dir.to_owned() });
+            }
+            folder::set_aside(dir);
+        }
+        if shared.reseal().await? > 0 {
+            tracing::info!("the CA's keys are sealed with the present cluster key");
+        }
+        let (generation, changes) = (AtomicU64::new(0), Mutex::new(()));
+        Ok(Self { shared, trust_domain, state: RwLock::new(state), generation, changes })
     }
 
-    fn load(dir: &Path, trust_domain: &TrustDomain, state: &[u8], now_s: u64) -> Result<Keys, CaError> {
-        let damaged = || CaError::Damaged { path: dir.join(STATE_FILE) };
-        let state: StateFile = serde_json::from_slice(state).map_err(|_| damaged())?;
-        if state.version != 1 {
-            return Err(damaged());
+    /// Takes over what another controller has changed. One small query when nothing has. True when something has.
+    pub async fn refresh(&self, now_s: u64) -> Result<bool, CaError> {
+        let _one = self.changes.lock().await;
+        self.refresh_locked(now_s).await
+    }
+
+    async fn refresh_locked(&self, now_s: u64) -> Result<bool, CaError> {
+        let version = self.shared.version().await?.ok_or(CaError::DamagedStore)?;
+        if version == self.state.read().version {
+            return Ok(false);
         }
-        if state.trust_domain != trust_domain.as_str() {
-            return Err(CaError::TrustDomain { found: state.trust_domain, wanted: trust_domain.as_str().to_owned() });
-        }
-        let load = |id| {
-            let missing = || CaError::MissingKey { id, dir: dir.to_owned() };
-            Ok::<_, CaError>(Arc::new(Authority::load(dir, id)?.ok_or_else(missing)?))
-        };
-        let issuing = load(state.rotation.issuing())?;
-        let other = state.rotation.other().map(load).transpose()?;
-        Keys::new(state.rotation, issuing, other, now_s)
+        let (version, keys) = self.shared.load(&self.trust_domain, now_s).await?.ok_or(CaError::DamagedStore)?;
+        self.adopt(version, keys);
+        Ok(true)
+    }
+
+    /// Refuses to issue from keys that another controller has changed: asked in the transaction that keeps the certificate.
+    pub(crate) fn check_current(&self, tx: &mut dyn Tx) -> Result<(), CaError> {
+        let version = shared::version(tx)?;
+        if version == Some(self.state.read().version) { Ok(()) } else { Err(CaError::Behind) }
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
@@ -162,7 +194,7 @@ impl Ca {
     }
 
     pub fn rotation(&self) -> Rotation {
-        self.keys.read().rotation
+        self.keys().rotation
     }
 
     /// SHA-256 of the trusted keys' SubjectPublicKeyInfo, the issuing one first: for enrolment codes.
@@ -223,66 +255,81 @@ impl Ca {
     }
 
     /// Makes the next key. From here on devices and codes get both.
-    pub fn rotate_prepare(&self, now_s: u64) -> Result<Rotation, CaError> {
-        let _step = self.steps.lock();
-        let keys = self.keys();
-        let next = Arc::new(Authority::generate(now_s)?);
-        let rotation = keys.rotation.prepare(next.id)?;
-        next.save(&self.dir)?;
-        self.adopt(Keys::new(rotation, keys.issuing.clone(), Some(next), now_s)?)
+    pub async fn rotate_prepare(&self, now_s: u64) -> Result<Rotation, CaError> {
+        self.step(now_s, |keys| {
+            let next = Arc::new(Authority::generate(now_s)?);
+            Keys::new(keys.rotation.prepare(next.id)?, keys.issuing.clone(), Some(next), now_s)
+        })
+        .await
     }
 
     /// From here on the next key issues; both are trusted.
-    pub fn rotate_activate(&self, now_s: u64) -> Result<Rotation, CaError> {
-        let _step = self.steps.lock();
-        let keys = self.keys();
-        self.adopt(keys.swapped(keys.rotation.activate()?, now_s)?)
+    pub async fn rotate_activate(&self, now_s: u64) -> Result<Rotation, CaError> {
+        self.step(now_s, |keys| keys.swapped(keys.rotation.activate()?, now_s)).await
     }
 
     /// Drops the old key for good. `still_used` counts the valid device certificates that it has issued; unless it is 0
     /// the step is refused, or forced.
-    pub fn rotate_finish(&self, still_used: u64, force: bool) -> Result<Rotation, CaError> {
-        let _step = self.steps.lock();
-        let keys = self.keys();
-        self.drop_other(&keys, keys.rotation.finish()?, still_used, force)
+    pub async fn rotate_finish(&self, still_used: u64, force: bool, now_s: u64) -> Result<Rotation, CaError> {
+        self.step(now_s, |keys| keys.without_other(keys.rotation.finish()?, still_used, force)).await
     }
 
     /// One step back. `still_used` as for [`Ca::rotate_finish`], of the next key; it only matters while prepared.
-    pub fn rotate_rollback(&self, still_used: u64, force: bool, now_s: u64) -> Result<Rotation, CaError> {
-        let _step = self.steps.lock();
-        let keys = self.keys();
-        let rotation = keys.rotation.rollback()?;
-        match rotation.other() {
-            Some(_) => self.adopt(keys.swapped(rotation, now_s)?),
-            None => self.drop_other(&keys, rotation, still_used, force),
-        }
+    pub async fn rotate_rollback(&self, still_used: u64, force: bool, now_s: u64) -> Result<Rotation, CaError> {
+        self.step(now_s, |keys| {
+            let rotation = keys.rotation.rollback()?;
+            match rotation.other() {
+                Some(_) => keys.swapped(rotation, now_s),
+                None => keys.without_other(rotation, still_used, force),
+            }
+        })
+        .await
     }
 
-    fn drop_other(&self, keys: &Keys, rotation: Rotation, still_used: u64, force: bool) -> Result<Rotation, CaError> {
-        let dropped = keys.rotation.drops(rotation);
-        if let Some(key) = dropped.filter(|_| still_used > 0 && !force) {
-            return Err(CaError::InUse { key, certificates: still_used });
-        }
-        self.adopt(Keys { rotation, issuing: keys.issuing.clone(), other: None, cross: None })?;
-        if let Some(key) = dropped {
-            Authority::remove(&self.dir, key)?;
-        }
-        Ok(rotation)
+    /// Decided on the newest state; durable first, then in force. Another controller's step in between refuses it.
+    async fn step(&self, now_s: u64, change: impl FnOnce(&Keys) -> Result<Keys, CaError>) -> Result<Rotation, CaError> {
+        let _one = self.changes.lock().await;
+        self.refresh_locked(now_s).await?;
+        let State { version, keys } = self.state.read().clone();
+        let changed = change(&keys)?;
+        let version = self.shared.step(version, &changed, now_s).await?;
+        Ok(self.adopt(version, changed))
     }
 
     fn keys(&self) -> Arc<Keys> {
-        self.keys.read().clone()
+        self.state.read().keys.clone()
     }
 
-    /// Durable first, then in force.
-    fn adopt(&self, keys: Keys) -> Result<Rotation, CaError> {
+    fn adopt(&self, version: u64, keys: Keys) -> Rotation {
         let rotation = keys.rotation;
-        save_state(&self.dir, &self.trust_domain, rotation)?;
-        *self.keys.write() = Arc::new(keys);
+        *self.state.write() = State { version, keys: Arc::new(keys) };
         self.generation.fetch_add(1, Ordering::AcqRel);
         tracing::info!(phase = rotation.phase(), issuing = %rotation.issuing(), "the certificate authority has changed");
-        Ok(rotation)
+        rotation
     }
+}
+
+/// Puts a CA into a store that has none, unless another controller is faster.
+async fn first(
+    shared: &Shared,
+    trust_domain: &TrustDomain,
+    brought: Option<&Keys>,
+    now_s: u64,
+) -> Result<State, CaError> {
+    let made;
+    let keys = match brought {
+        Some(keys) => keys,
+        None => {
+            let issuing = Arc::new(Authority::generate(now_s)?);
+            made = Keys::new(Rotation::Stable { current: issuing.id }, issuing, None, now_s)?;
+            &made
+        }
+    };
+    if shared.create(trust_domain, keys, now_s).await? {
+        tracing::info!(ca = %keys.issuing.id, imported = brought.is_some(), "the store has a certificate authority");
+    }
+    let (version, keys) = shared.load(trust_domain, now_s).await?.ok_or(CaError::DamagedStore)?;
+    Ok(State { version, keys: Arc::new(keys) })
 }
 
 impl Keys {
@@ -307,6 +354,15 @@ impl Keys {
         Self::new(rotation, issuing, Some(self.issuing.clone()), now_s)
     }
 
+    /// The issuing key alone. Refused while certificates depend on the other one, unless forced.
+    fn without_other(&self, rotation: Rotation, still_used: u64, force: bool) -> Result<Self, CaError> {
+        let dropped = self.rotation.drops(rotation);
+        if let Some(key) = dropped.filter(|_| still_used > 0 && !force) {
+            return Err(CaError::InUse { key, certificates: still_used });
+        }
+        Ok(Self { rotation, issuing: self.issuing.clone(), other: None, cross: None })
+    }
+
     fn trusted(&self) -> impl Iterator<Item = &Arc<Authority>> {
         std::iter::once(&self.issuing).chain(&self.other)
     }
@@ -319,12 +375,6 @@ impl Keys {
             );
         std::iter::once(self.issuing.certificate.clone()).chain(former)
     }
-}
-
-fn save_state(dir: &Path, trust_domain: &TrustDomain, rotation: Rotation) -> Result<(), CaError> {
-    let state = StateFile { version: 1, trust_domain: trust_domain.as_str().to_owned(), rotation };
-    let text = serde_json::to_vec_pretty(&state).map_err(|_| CaError::Damaged { path: dir.join(STATE_FILE) })?;
-    Ok(write_private(&dir.join(STATE_FILE), &text)?)
 }
 
 #[cfg(test)]

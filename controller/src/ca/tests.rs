@@ -1,6 +1,5 @@
-//! The authority on real folders: files, chains that verify, foreign ones that do not, rotation and back.
-
-use std::os::unix::fs::PermissionsExt;
+//! The authority over a real catalog: chains that verify, foreign ones that do not, rotation and back, two controllers with
+//! one CA, and the folder of a former version.
 
 use flotilla_protocol::id::{DeviceId, TenantId};
 use rcgen::{CertificateParams, SanType};
@@ -10,6 +9,8 @@ use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 
 use super::*;
+use crate::secrets::ClusterKey;
+use crate::store::sqlite;
 
 const NOW_S: u64 = 1_763_640_000;
 
@@ -17,8 +18,41 @@ fn domain() -> TrustDomain {
     TrustDomain::parse("test.flotilla").unwrap()
 }
 
-fn ca(dir: &Path) -> Ca {
-    Ca::open_or_create(&dir.join("ca"), domain(), NOW_S).unwrap()
+/// A store, and the key for its secrets.
+struct Place {
+    dir: tempfile::TempDir,
+    catalog: Arc<dyn Catalog>,
+    secrets: ClusterKeys,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = sqlite::open(&dir.path().join("store"), &sqlite::Options::default()).unwrap().catalog;
+        Self { dir, catalog, secrets: ClusterKey::from_bytes([1; 32]).into() }
+    }
+
+    /// As each controller of a cluster opens it.
+    async fn open(&self) -> Result<Ca, CaError> {
+        self.open_with(self.secrets.clone(), None).await
+    }
+
+    async fn open_with(&self, secrets: ClusterKeys, folder: Option<&Path>) -> Result<Ca, CaError> {
+        Ca::open(self.catalog.clone(), secrets, domain(), folder, NOW_S).await
+    }
+
+    async fn ca(&self) -> Ca {
+        self.open().await.unwrap()
+    }
+
+    async fn sealed(&self) -> Vec<Vec<u8>> {
+        let rows = self.catalog.read(|tx| tx.query("SELECT key_sealed FROM ca_keys", &[])).await.unwrap();
+        rows.iter().map(|row| row.get("key_sealed").unwrap()).collect()
+    }
+
+    async fn set(&self, sql: &'static str, params: Vec<crate::store::Value>) {
+        self.catalog.run(move |tx| tx.execute(sql, &params).map(drop)).await.unwrap();
+    }
 }
 
 fn csr(key: &KeyPair) -> Vec<u8> {
@@ -62,10 +96,10 @@ fn shown_pins(ca: &Ca) -> Vec<[u8; 32]> {
     shown.cert[1..].iter().map(pin).collect()
 }
 
-#[test]
-fn a_device_certificate_names_its_device_and_lives_a_week() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = ca(dir.path());
+#[tokio::test]
+async fn a_device_certificate_names_its_device_and_lives_a_week() {
+    let place = Place::new();
+    let ca = place.ca().await;
     let certificate = device(&ca);
     let (tenant, device) = ids();
     let identity = DeviceIdentity::of_certificate(&certificate.chain_der[0], &domain()).unwrap();
@@ -78,10 +112,10 @@ fn a_device_certificate_names_its_device_and_lives_a_week() {
     }
 }
 
-#[test]
-fn another_ca_and_another_trust_domain_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let (ours, theirs) = (ca(dir.path()), ca(&dir.path().join("other")));
+#[tokio::test]
+async fn another_ca_and_another_trust_domain_are_refused() {
+    let (here, there) = (Place::new(), Place::new());
+    let (ours, theirs) = (here.ca().await, there.ca().await);
     let certificate = device(&theirs);
     assert!(!server_accepts(&ours, &certificate, NOW_S));
     assert!(!device_accepts(&theirs.roots_der(), &ours));
@@ -91,10 +125,10 @@ fn another_ca_and_another_trust_domain_are_refused() {
     assert_eq!(identity, Err(IdentityError::NotADevice));
 }
 
-#[test]
-fn names_in_a_request_change_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = ca(dir.path());
+#[tokio::test]
+async fn names_in_a_request_change_nothing() {
+    let place = Place::new();
+    let ca = place.ca().await;
     let (tenant, device) = ids();
     let mut params = CertificateParams::default();
     let forged = domain().device_uri(TenantId::new(9, [9; 10]), device);
@@ -109,10 +143,9 @@ fn names_in_a_request_change_nothing() {
     assert!(!parsed.is_ca());
 }
 
-#[test]
-fn a_controller_certificate_is_no_device() {
-    let dir = tempfile::tempdir().unwrap();
-    let shown = ca(dir.path()).issue_controller("a", NOW_S).unwrap();
+#[tokio::test]
+async fn a_controller_certificate_is_no_device() {
+    let shown = Place::new().ca().await.issue_controller("a", NOW_S).unwrap();
     let identity = DeviceIdentity::of_certificate(&shown.cert[0], &domain());
     assert_eq!(identity, Err(IdentityError::NotADevice));
 }
@@ -141,53 +174,162 @@ fn bad_requests_are_told_apart() {
     }
 }
 
-#[test]
-fn the_same_ca_is_loaded_again_and_its_files_are_private() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = ca(dir.path());
-    let certificate = device(&first);
-    let again = ca(dir.path());
-    assert_eq!(again.pins(), first.pins());
-    assert!(server_accepts(&again, &certificate, NOW_S));
-    for entry in std::fs::read_dir(dir.path().join("ca")).unwrap() {
-        let entry = entry.unwrap();
-        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
-    }
-    let renamed = Ca::open_or_create(&dir.path().join("ca"), TrustDomain::parse("b").unwrap(), NOW_S);
+#[tokio::test]
+async fn every_controller_of_a_store_has_the_same_ca() {
+    let place = Place::new();
+    let (one, two) = tokio::join!(place.open(), place.open());
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.pins(), two.pins());
+    assert_eq!(place.sealed().await.len(), 1);
+    assert!(server_accepts(&two, &device(&one), NOW_S) && device_accepts(&one.roots_der(), &two));
+
+    let elsewhere = TrustDomain::parse("b").unwrap();
+    let renamed = Ca::open(place.catalog.clone(), place.secrets.clone(), elsewhere, None, NOW_S).await;
     assert!(matches!(renamed, Err(CaError::TrustDomain { .. })));
+    let stranger = place.open_with(ClusterKey::generate().into(), None).await;
+    assert!(matches!(stranger, Err(CaError::Unseal(UnsealError::UnknownKey { .. }))));
 }
 
-#[test]
-fn damaged_and_missing_files_are_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let id = ca(dir.path()).rotation().issuing();
-    let folder = dir.path().join("ca");
-    let open = || Ca::open_or_create(&folder, domain(), NOW_S);
-    let key = folder.join(format!("{id}.key.pem"));
-    let other_key = KeyPair::generate().unwrap().serialize_pem();
-    write_private(&key, other_key.as_bytes()).unwrap();
-    assert!(matches!(open(), Err(CaError::Certificate)));
+#[tokio::test]
+async fn a_step_is_noticed_elsewhere_and_two_do_not_step_at_once() {
+    let place = Place::new();
+    let (one, two) = (place.ca().await, place.ca().await);
+    one.rotate_prepare(NOW_S).await.unwrap();
+    let generation = two.generation();
+    // Until it has looked, the other one issues nothing.
+    let checked = place.catalog.read({
+        let two = Arc::new(place.ca().await);
+        one.rotate_activate(NOW_S).await.unwrap();
+        move |tx| two.check_current(tx)
+    });
+    assert!(matches!(checked.await, Err(CaError::Behind)));
+    assert!(two.refresh(NOW_S).await.unwrap());
+    assert!(!two.refresh(NOW_S).await.unwrap());
+    assert_eq!((two.rotation(), two.pins()), (one.rotation(), one.pins()));
+    assert!(two.generation() > generation);
+
+    // Both decide on the same state; the store takes one of them.
+    let (first, second) = tokio::join!(one.rotate_finish(0, false, NOW_S), two.rotate_rollback(0, false, NOW_S));
+    let refused = match (first, second) {
+        (Ok(_), Err(error)) | (Err(error), Ok(_)) => error,
+        both => panic!("{both:?}"),
+    };
+    assert!(matches!(refused, CaError::Changed | CaError::Rotation(_)), "{refused}");
+    one.refresh(NOW_S).await.unwrap();
+    two.refresh(NOW_S).await.unwrap();
+    assert_eq!(one.pins(), two.pins());
+}
+
+#[tokio::test]
+async fn a_step_on_an_older_version_is_refused() {
+    let place = Place::new();
+    let ca = place.ca().await;
+    let keys = ca.keys();
+    place.ca().await.rotate_prepare(NOW_S).await.unwrap();
+    assert!(matches!(ca.shared.step(1, &keys, NOW_S).await, Err(CaError::Changed)));
+    assert_eq!(place.ca().await.rotation().phase(), "prepared");
+}
+
+#[tokio::test]
+async fn keys_are_sealed_and_sealed_anew_for_a_new_cluster_key() {
+    let place = Place::new();
+    let pins = place.ca().await.pins();
+    let before = place.sealed().await;
+    let (old, new) = (ClusterKey::from_bytes([1; 32]), ClusterKey::from_bytes([2; 32]));
+    let both = ClusterKeys::parse(&format!("{}\n{}", new.to_line(), old.to_line())).unwrap();
+    assert_eq!(place.open_with(both, None).await.unwrap().pins(), pins);
+    let after = place.sealed().await;
+    assert_ne!(before, after);
+    assert_eq!(place.open_with(new.into(), None).await.unwrap().pins(), pins);
+    assert!(matches!(place.open().await, Err(CaError::Unseal(_))));
+}
+
+#[tokio::test]
+async fn damage_in_the_store_is_told() {
+    let place = Place::new();
+    place.ca().await;
+    let foreign = Authority::generate(NOW_S).unwrap().certificate.to_vec();
+    place.set("UPDATE ca_keys SET cert_der = $1", vec![foreign.into()]).await;
+    assert!(matches!(place.open().await, Err(CaError::Certificate)));
+    place.set("UPDATE ca_keys SET key_sealed = $1", vec![vec![1u8; 80].into()]).await;
+    assert!(matches!(place.open().await, Err(CaError::Unseal(_))));
+    place.set("DELETE FROM ca_keys", vec![]).await;
+    assert!(matches!(place.open().await, Err(CaError::DamagedStore)));
+}
+
+/// A folder as the first release has left it, with a rotation under way.
+fn former_folder(dir: &Path) -> [Authority; 2] {
+    let keys = [Authority::generate(NOW_S).unwrap(), Authority::generate(NOW_S).unwrap()];
+    ensure_private_dir(dir).unwrap();
+    for key in &keys {
+        let pem = |what: &str, der: &[u8]| {
+            format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", data_encoding::BASE64.encode(der))
+        };
+        write_private(&dir.join(format!("{}.key.pem", key.id)), pem("PRIVATE KEY", &key.key_der()).as_bytes()).unwrap();
+        write_private(&dir.join(format!("{}.crt.pem", key.id)), pem("CERTIFICATE", &key.certificate).as_bytes())
+            .unwrap();
+    }
+    let state = serde_json::json!({
+        "version": 1, "trust_domain": "test.flotilla", "phase": "active", "previous": keys[0].id, "current": keys[1].id,
+    });
+    write_private(&dir.join("state.json"), state.to_string().as_bytes()).unwrap();
+    keys
+}
+
+#[tokio::test]
+async fn a_former_folder_is_imported_once_and_set_aside() {
+    let place = Place::new();
+    let folder = place.dir.path().join("ca");
+    let [previous, current] = former_folder(&folder);
+    let imported = place.open_with(place.secrets.clone(), Some(&folder)).await.unwrap();
+    assert_eq!(imported.rotation(), Rotation::Active { previous: previous.id, current: current.id });
+    assert_eq!(imported.pins(), [current.pin, previous.pin]);
+    let aside = place.dir.path().join("ca.imported");
+    assert!(!folder.exists() && aside.join("README").is_file() && aside.join("state.json").is_file());
+    let again = place.open_with(place.secrets.clone(), Some(&folder)).await.unwrap();
+    assert_eq!(again.pins(), imported.pins());
+
+    // A crash came between the store and the folder: it is known and set aside later. Another CA's folder is not.
+    std::fs::rename(&aside, &folder).unwrap();
+    place.open_with(place.secrets.clone(), Some(&folder)).await.unwrap();
+    assert!(!folder.exists());
+    former_folder(&folder);
+    let foreign = place.open_with(place.secrets.clone(), Some(&folder)).await;
+    assert!(matches!(foreign, Err(CaError::Foreign { .. })));
+    assert!(folder.exists());
+}
+
+#[tokio::test]
+async fn damaged_and_missing_files_of_a_former_folder_are_named() {
+    let place = Place::new();
+    let folder = place.dir.path().join("ca");
+    let [previous, _] = former_folder(&folder);
+    let open = async || place.open_with(place.secrets.clone(), Some(&folder)).await;
+    let key = folder.join(format!("{}.key.pem", previous.id));
+    write_private(&key, KeyPair::generate().unwrap().serialize_pem().as_bytes()).unwrap();
+    assert!(matches!(open().await, Err(CaError::Certificate)));
     write_private(&key, b"-----BEGIN").unwrap();
-    assert!(matches!(open(), Err(CaError::Damaged { .. })));
+    assert!(matches!(open().await, Err(CaError::Damaged { .. })));
     std::fs::remove_file(&key).unwrap();
-    assert!(matches!(open(), Err(CaError::MissingKey { .. })));
+    assert!(matches!(open().await, Err(CaError::MissingKey { .. })));
     write_private(&folder.join("state.json"), b"{}").unwrap();
-    assert!(matches!(open(), Err(CaError::Damaged { .. })));
+    assert!(matches!(open().await, Err(CaError::Damaged { .. })));
+    assert_eq!(place.sealed().await.len(), 0, "nothing was made in its place");
 }
 
-#[test]
-fn a_rotation_shuts_nobody_out_at_any_step() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = ca(dir.path());
+#[tokio::test]
+async fn a_rotation_shuts_nobody_out_at_any_step() {
+    let place = Place::new();
+    let ca = place.ca().await;
     let (old_roots, old_pins, old_device) = (ca.roots_der(), ca.pins(), device(&ca));
 
-    ca.rotate_prepare(NOW_S).unwrap();
+    ca.rotate_prepare(NOW_S).await.unwrap();
     let (both_roots, both_pins) = (ca.roots_der(), ca.pins());
     assert_eq!((both_roots.len(), both_pins.len()), (2, 2));
     assert!(device_accepts(&old_roots, &ca) && device_accepts(&both_roots, &ca));
     assert_eq!(device(&ca).issuer, old_device.issuer);
 
-    ca.rotate_activate(NOW_S).unwrap();
+    ca.rotate_activate(NOW_S).await.unwrap();
     let new_device = device(&ca);
     assert_ne!(new_device.issuer, old_device.issuer);
     let only_new = vec![ca.roots_der()[0].clone()];
@@ -198,37 +340,36 @@ fn a_rotation_shuts_nobody_out_at_any_step() {
     let shown = shown_pins(&ca);
     assert!(shown.contains(&old_pins[0]) && both_pins.iter().all(|pin| shown.contains(pin)));
 
-    let refused = ca.rotate_finish(1, false);
+    let refused = ca.rotate_finish(1, false, NOW_S).await;
     assert!(matches!(refused, Err(CaError::InUse { key, certificates: 1 }) if key == old_device.issuer));
-    ca.rotate_finish(0, false).unwrap();
+    ca.rotate_finish(0, false, NOW_S).await.unwrap();
     assert!(!server_accepts(&ca, &old_device, NOW_S) && server_accepts(&ca, &new_device, NOW_S));
     assert!(!device_accepts(&old_roots, &ca) && device_accepts(&both_roots, &ca));
-    let files = std::fs::read_dir(dir.path().join("ca")).unwrap().count();
-    assert_eq!(files, 3, "the dropped key is gone from the disk");
+    assert_eq!(place.sealed().await.len(), 1, "the dropped key is gone from the store");
 }
 
-#[test]
-fn every_step_can_be_taken_back_also_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let first = ca(dir.path());
+#[tokio::test]
+async fn every_step_can_be_taken_back_also_after_a_restart() {
+    let place = Place::new();
+    let first = place.ca().await;
     let (old_roots, old_device) = (first.roots_der(), device(&first));
-    first.rotate_prepare(NOW_S).unwrap();
-    first.rotate_activate(NOW_S).unwrap();
+    first.rotate_prepare(NOW_S).await.unwrap();
+    first.rotate_activate(NOW_S).await.unwrap();
     let new_device = device(&first);
 
-    let active = ca(dir.path());
+    let active = place.ca().await;
     assert_eq!(active.rotation(), first.rotation());
     assert!(device_accepts(&old_roots, &active), "the cross certificate is made again");
-    active.rotate_rollback(0, false, NOW_S).unwrap();
+    active.rotate_rollback(0, false, NOW_S).await.unwrap();
     assert_eq!(device(&active).issuer, old_device.issuer);
     assert!(server_accepts(&active, &new_device, NOW_S));
 
-    let prepared = ca(dir.path());
-    assert!(matches!(prepared.rotate_rollback(1, false, NOW_S), Err(CaError::InUse { .. })));
-    prepared.rotate_rollback(1, true, NOW_S).unwrap();
+    let prepared = place.ca().await;
+    assert!(matches!(prepared.rotate_rollback(1, false, NOW_S).await, Err(CaError::InUse { .. })));
+    prepared.rotate_rollback(1, true, NOW_S).await.unwrap();
     assert_eq!(prepared.roots_der(), old_roots);
     assert!(server_accepts(&prepared, &old_device, NOW_S) && !server_accepts(&prepared, &new_device, NOW_S));
-    assert!(matches!(prepared.rotate_rollback(0, false, NOW_S), Err(CaError::Rotation(_))));
+    assert!(matches!(prepared.rotate_rollback(0, false, NOW_S).await, Err(CaError::Rotation(_))));
 }
 
 #[test]

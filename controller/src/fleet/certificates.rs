@@ -35,7 +35,12 @@ pub enum IssueError {
 /// What the catalog says about a certificate that TLS has accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    Admitted { state: DeviceState, first_use: bool },
+    Admitted {
+        state: DeviceState,
+        first_use: bool,
+    },
+    /// Its tenant is disabled, which may pass.
+    Disabled,
     Refused(Refusal),
 }
 
@@ -50,8 +55,11 @@ pub(crate) fn admit(tx: &mut dyn Tx, identity: &DeviceIdentity) -> Result<Admiss
         return Ok(Admission::Refused(Refusal::UnknownDevice));
     }
     let state = DeviceState::from_row(&device, "state")?;
-    if state == DeviceState::Revoked || device.get("disabled")? {
+    if state == DeviceState::Revoked {
         return Ok(Admission::Refused(Refusal::Revoked));
+    }
+    if device.get("disabled")? {
+        return Ok(Admission::Disabled);
     }
     let certificate = tx.query_one(
         "SELECT device, revoked_ms, replaced_ms, used_ms FROM certificates WHERE serial = $1",
@@ -134,6 +142,7 @@ pub(crate) fn issue(
     if open.map(|row| row.get::<u64>("n")).transpose()?.unwrap_or(0) >= OPEN_CERTIFICATES_MAX {
         return Err(IssueError::TooMany);
     }
+    ca.check_current(tx)?;
     let certificate = ca.issue_device(key, tenant, device, now_s)?;
     insert(tx, tenant, device, key, &certificate)?;
     Ok(certificate)

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use flotilla_protocol::enroll_code::{EnrollCode, EnrollCodeError, TENANT_NAME_BYTES_MAX};
+use flotilla_protocol::enroll_code::{CONTROLLERS_MAX, EnrollCode, EnrollCodeError, TENANT_NAME_BYTES_MAX};
 use flotilla_protocol::id::{DeviceId, EnrollmentId, TenantId};
 use flotilla_protocol::wire::{DeviceInfo, EnrollRefusal, Issued};
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 
 use super::audit::{self, Act};
 use super::certificates::{self, IssueError};
+use super::controllers::{Controllers, spread_of};
 use super::devices::{self, NAME_BYTES_MAX, NewDevice};
 use super::{LIMIT_MAX, cut};
 use crate::ca::{Ca, CsrError, DeviceKey, sha256};
@@ -98,6 +99,8 @@ pub enum RedeemError {
     WrongSecret,
     #[error("the code or its device was revoked: ask for a new code")]
     Revoked,
+    #[error("the owner of this code is disabled: try again when it is enabled")]
+    Disabled,
     #[error("the request is refused: {0}")]
     Csr(#[from] CsrError),
     #[error("no certificate: {0}")]
@@ -116,7 +119,7 @@ impl RedeemError {
             Self::Revoked | Self::Issue(IssueError::NotActive) => EnrollRefusal::Revoked,
             Self::Csr(_) | Self::Issue(IssueError::Csr(_)) => EnrollRefusal::BadRequest,
             Self::Issue(IssueError::TooMany) => EnrollRefusal::UsedToken,
-            Self::Issue(IssueError::Ca(_) | IssueError::Sql(_)) | Self::Sql(_) => EnrollRefusal::Busy,
+            Self::Disabled | Self::Issue(IssueError::Ca(_) | IssueError::Sql(_)) | Self::Sql(_) => EnrollRefusal::Busy,
         }
     }
 }
@@ -126,15 +129,14 @@ impl RedeemError {
 pub struct Enrollments {
     pub(super) catalog: Arc<dyn Catalog>,
     pub(super) ca: Arc<Ca>,
-    /// `host:port` of every controller, as devices reach them.
-    pub(super) controllers: Arc<[String]>,
+    controllers: Controllers,
     codes: Arc<Mutex<FxHashMap<EnrollmentId, EnrollCode>>>,
 }
 
 const COLUMNS: &str = "id, tenant, device_name, created_ms, expires_ms, used_ms, device, revoked";
 
 impl Enrollments {
-    pub fn new(catalog: Arc<dyn Catalog>, ca: Arc<Ca>, controllers: Arc<[String]>) -> Self {
+    pub fn new(catalog: Arc<dyn Catalog>, ca: Arc<Ca>, controllers: Controllers) -> Self {
         Self { catalog, ca, controllers, codes: Arc::default() }
     }
 
@@ -161,7 +163,7 @@ impl Enrollments {
         let (row, actor) = (enrollment.clone(), new.actor);
         let tenant_name = self.catalog.run(move |tx| insert(tx, &row, &secret, actor)).await?;
         let code = EnrollCode {
-            controllers: self.controllers.to_vec(),
+            controllers: self.controllers.for_code(rand::random(), CONTROLLERS_MAX),
             ca_pins: self.ca.pins(),
             token: id,
             secret,
@@ -265,7 +267,7 @@ impl Enrollments {
             tenant_name: cut(&grant.tenant_name, TENANT_NAME_BYTES_MAX),
             chain_der: grant.chain_der,
             roots_der: self.ca.roots_der(),
-            controllers: self.controllers.to_vec(),
+            controllers: self.controllers.all(spread_of(grant.device)),
         }
     }
 }
@@ -297,8 +299,11 @@ fn redeem(
     if !same_hash(&expected, &sha256(&redemption.secret)) {
         return Ok(Err(RedeemError::WrongSecret));
     }
-    if row.get("revoked")? || row.get("disabled")? {
+    if row.get("revoked")? {
         return Ok(Err(RedeemError::Revoked));
+    }
+    if row.get("disabled")? {
+        return Ok(Err(RedeemError::Disabled));
     }
     let tenant: TenantId = row.get("tenant")?;
     let tenant_name: String = row.get("tenant_name")?;

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod certificates;
+pub mod controllers;
 pub mod deny;
 pub mod devices;
 pub mod enrollments;

@@ -22,6 +22,8 @@ pub enum RecoverError {
     Unknown,
     #[error("the device is revoked: enrol it again")]
     Revoked,
+    #[error("the owner of this device is disabled: try again when it is enabled")]
+    Disabled,
     #[error("the device has recovered too often: resume it at the controller, or enrol it again")]
     UsedUp,
     #[error("the request is refused: {0}")]
@@ -38,7 +40,7 @@ impl RecoverError {
             Self::Unknown | Self::Csr(_) | Self::Issue(IssueError::Csr(_)) => EnrollRefusal::BadRequest,
             Self::Revoked | Self::Issue(IssueError::NotActive) => EnrollRefusal::Revoked,
             Self::UsedUp | Self::Issue(IssueError::TooMany) => EnrollRefusal::RecoveriesUsedUp,
-            Self::Issue(IssueError::Ca(_) | IssueError::Sql(_)) | Self::Sql(_) => EnrollRefusal::Busy,
+            Self::Disabled | Self::Issue(IssueError::Ca(_) | IssueError::Sql(_)) | Self::Sql(_) => EnrollRefusal::Busy,
         }
     }
 }
@@ -103,8 +105,11 @@ fn check(tx: &mut dyn Tx, tenant: TenantId, device: DeviceId, recoveries_max: u3
         sql_params![device, tenant],
     )?;
     let row = row.ok_or(RecoverError::Unknown)?;
-    if DeviceState::from_row(&row, "state")? == DeviceState::Revoked || row.get("disabled")? {
+    if DeviceState::from_row(&row, "state")? == DeviceState::Revoked {
         return Err(RecoverError::Revoked);
+    }
+    if row.get("disabled")? {
+        return Err(RecoverError::Disabled);
     }
     if row.get::<u32>("recoveries")? >= recoveries_max {
         return Err(RecoverError::UsedUp);

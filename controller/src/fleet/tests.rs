@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use flotilla_cluster::NodeName;
 use flotilla_protocol::id::{DeviceId, TenantId};
 use flotilla_protocol::wire::Refusal;
 use rcgen::{CertificateParams, KeyPair};
@@ -9,12 +10,14 @@ use tempfile::TempDir;
 
 use super::audit::By;
 use super::certificates::{self, Admission, IssueError};
+use super::controllers::Controllers;
 use super::cut;
 use super::deny::DenyList;
 use super::devices::{DeviceError, DeviceFilter, DevicePatch, DeviceState, Devices};
 use super::enrollments::*;
 use super::tenants::{self, Tenant};
 use crate::ca::{Ca, DEVICE_LIFETIME_S, DeviceIdentity, TrustDomain};
+use crate::secrets::ClusterKey;
 use crate::store::{Catalog, SqlError, sqlite};
 
 const NOW_MS: u64 = 1_763_640_000_000;
@@ -33,8 +36,10 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let catalog = sqlite::open(&dir.path().join("data"), &sqlite::Options::default()).unwrap().catalog;
         let domain = TrustDomain::parse("test").unwrap();
-        let ca = Arc::new(Ca::open_or_create(&dir.path().join("ca"), domain, NOW_MS / 1000).unwrap());
-        let controllers: Arc<[String]> = Arc::from(["a.example:1".to_owned()]);
+        let ca = Ca::open(catalog.clone(), ClusterKey::generate().into(), domain, None, NOW_MS / 1000).await.unwrap();
+        let ca = Arc::new(ca);
+        let own = NodeName::parse("a").unwrap();
+        let controllers = Controllers::alone(own, Arc::from(["a.example:1".to_owned()]));
         let enrollments = Enrollments::new(catalog.clone(), ca.clone(), controllers);
         let devices = Devices::new(catalog.clone(), Arc::new(DenyList::default()));
         let tenant = Self::tenant(&catalog, 1).await;
@@ -213,7 +218,7 @@ async fn a_disabled_tenant_has_no_devices_and_no_codes() {
     let (_, _, identity) = world.device().await;
     let by = By { actor: "test".into(), at_ms: NOW_MS };
     tenants::set_disabled(&*world.catalog, by, world.tenant, true).await.unwrap();
-    assert_eq!(world.admit(identity).await, Admission::Refused(Refusal::Revoked));
+    assert_eq!(world.admit(identity).await, Admission::Disabled);
     let made = world.enrollments.create(world.invitation(), NOW_MS).await;
     assert!(matches!(made, Err(EnrollmentError::NoTenant)));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use flotilla_protocol::id::{DeviceId, TenantId};
-use flotilla_protocol::wire::{EnrollDown, EnrollRefusal, EnrollUp, PROTOCOL};
+use flotilla_protocol::wire::{ENROLL_PROTOCOL, EnrollDown, EnrollRefusal, EnrollUp};
 use quinn::VarInt;
 use tokio::time::timeout;
 
@@ -123,10 +123,10 @@ async fn read(recv: &mut Receiver, buffer: &mut BytesMut) -> Result<EnrollUp, Re
 }
 
 fn check_protocol(protocol: u16) -> Result<(), Refused> {
-    if protocol == PROTOCOL {
+    if protocol == ENROLL_PROTOCOL {
         return Ok(());
     }
-    let detail = format!("this controller speaks version {PROTOCOL}: update the older side");
+    let detail = format!("this controller speaks version {ENROLL_PROTOCOL}: update the older side");
     Err(Refused(EnrollRefusal::UnsupportedProtocol, detail))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use flotilla_protocol::id::{Epoch, SimId};
-use flotilla_protocol::wire::{DeviceInfo, Down, Hello, PROTOCOL, Refusal, SimInfo, Up, Welcome};
+use flotilla_protocol::wire::{DeviceInfo, Down, Hello, PROTOCOL, PROTOCOL_MIN, Refusal, SimInfo, Up, Welcome};
 use ractor::Actor;
 use tokio::time::timeout;
 
@@ -20,11 +20,13 @@ use super::session::{Args, Ending, Session};
 use super::{Context, dialogue, inventory, reader};
 use crate::ca::DeviceIdentity;
 use crate::fleet::certificates::{self, Admission};
+use crate::fleet::controllers::spread_of;
 use crate::fleet::devices::{self, DeviceState};
 use crate::fleet::sims::{self, Plan};
 use crate::store::{SqlError, Tx};
 
 const CATALOG_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const TENANT_DISABLED: &str = "the owner of this device is disabled";
 
 /// Why a device is sent away, in the words it gets.
 struct Declined(Refusal, &'static str);
@@ -93,7 +95,7 @@ async fn admit(
     identity: DeviceIdentity,
     hello: &Hello,
 ) -> Result<(Arc<dyn ShardDoor>, Known), Declined> {
-    if hello.protocol != PROTOCOL {
+    if !(PROTOCOL_MIN..=PROTOCOL).contains(&hello.protocol) {
         return Err(Declined(
             Refusal::UnsupportedProtocol,
             "this controller speaks another version: update the older side",
@@ -109,7 +111,7 @@ async fn admit(
     }
     match timeout(CATALOG_DEADLINE, look_up(context, identity, hello)).await {
         Ok(Ok(Ok(known))) => Ok((shard, known)),
-        Ok(Ok(Err(reason))) => Err(Declined(reason, words_for(reason))),
+        Ok(Ok(Err(declined))) => Err(declined),
         Ok(Err(error)) => {
             tracing::warn!(device = %identity.device, %error, "cannot look a device up");
             Err(Declined(Refusal::Busy, "the controller's store does not answer: try again"))
@@ -132,14 +134,14 @@ async fn look_up(
     context: &Context,
     identity: DeviceIdentity,
     hello: &Hello,
-) -> Result<Result<Known, Refusal>, SqlError> {
+) -> Result<Result<Known, Declined>, SqlError> {
     let now_ms = context.clock.now().unix_ms;
     let (seen, info) = (sims::bounded(&hello.sims), devices::bounded(&hello.info));
     let (seen_again, info_again) = (seen.clone(), info.clone());
     let found = context.catalog.read(move |tx| find(tx, &identity, &seen, &info, now_ms)).await?;
     let found = match found {
         Ok(found) => found,
-        Err(reason) => return Ok(Err(reason)),
+        Err(declined) => return Ok(Err(declined)),
     };
     if !found.first_use && !found.info_differs && found.known.plan.is_empty() {
         return Ok(Ok(found.known));
@@ -149,7 +151,7 @@ async fn look_up(
         .run(move |tx| {
             let found = match find(tx, &identity, &seen_again, &info_again, now_ms)? {
                 Ok(found) => found,
-                Err(reason) => return Ok(Err(reason)),
+                Err(declined) => return Ok(Err(declined)),
             };
             if found.first_use {
                 certificates::used(tx, &identity, now_ms)?;
@@ -175,10 +177,12 @@ fn find(
     seen: &[SimInfo],
     info: &DeviceInfo,
     now_ms: u64,
-) -> Result<Result<Found, Refusal>, SqlError> {
+) -> Result<Result<Found, Declined>, SqlError> {
     let (state, first_use) = match certificates::admit(tx, identity)? {
         Admission::Admitted { state, first_use } => (state, first_use),
-        Admission::Refused(reason) => return Ok(Err(reason)),
+        // Passes: a device that was told that it is revoked would never come back.
+        Admission::Disabled => return Ok(Err(Declined(Refusal::Busy, TENANT_DISABLED))),
+        Admission::Refused(reason) => return Ok(Err(Declined(reason, words_for(reason)))),
     };
     let plan = sims::plan_inventory(tx, identity.tenant, identity.device, seen, now_ms)?;
     let info_differs = devices::info_differs(tx, identity.device, info)?;
@@ -195,7 +199,8 @@ async fn begin(
     known: Known,
 ) {
     let now = context.clock.now();
-    let welcome = Down::Welcome(welcome(&context, &hello, shard.epoch(), known.plan.ids.clone()));
+    let controllers = context.controllers.all(spread_of(identity.device));
+    let welcome = Down::Welcome(welcome(&context, &hello, shard.epoch(), known.plan.ids.clone(), controllers));
     let seen = sims::bounded(&hello.sims);
     let (sims, states) = (routes_of(&seen, &known.plan.ids), states_of(&seen));
     let window = hello.window.clamp(1, context.limits.window_max);
@@ -232,13 +237,19 @@ async fn begin(
     }
 }
 
-fn welcome(context: &Context, hello: &Hello, epoch: Epoch, sims: Vec<(u8, SimId)>) -> Welcome {
+fn welcome(
+    context: &Context,
+    hello: &Hello,
+    epoch: Epoch,
+    sims: Vec<(u8, SimId)>,
+    controllers: Vec<String>,
+) -> Welcome {
     Welcome {
         epoch,
         device_ms: hello.device_ms,
         controller_ms: context.clock.now().mono_ms,
         sims,
         settings: context.settings.lock().clone(),
-        controllers: context.controllers.to_vec(),
+        controllers,
     }
 }

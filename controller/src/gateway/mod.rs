@@ -54,6 +54,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::ca::{Ca, CaError, SecretFileError};
 use crate::clock::Clock;
+use crate::fleet::controllers::Controllers;
 use crate::fleet::deny::DenyList;
 use crate::fleet::devices::Devices;
 use crate::fleet::enrollments::Enrollments;
@@ -82,8 +83,6 @@ pub struct GatewayConfig {
     pub name: String,
     /// Folder for the endpoint's keys.
     pub dir: PathBuf,
-    /// `host:port` of every controller, as devices reach them.
-    pub controllers: Arc<[String]>,
     /// What devices are told in `Welcome`.
     pub settings: Settings,
     pub recoveries_max: u32,
@@ -96,6 +95,7 @@ pub struct Parts {
     pub shards: Arc<dyn ShardDoors>,
     pub catalog: Arc<dyn Catalog>,
     pub ca: Arc<Ca>,
+    pub controllers: Controllers,
     pub enrollments: Enrollments,
     pub devices: Devices,
     pub deny: Arc<DenyList>,
@@ -123,7 +123,7 @@ pub enum GatewayError {
 struct Context {
     limits: Limits,
     settings: Mutex<Settings>,
-    controllers: Arc<[String]>,
+    controllers: Controllers,
     recoveries_max: u32,
     shards: Arc<dyn ShardDoors>,
     catalog: Arc<dyn Catalog>,
@@ -175,7 +175,7 @@ pub async fn start(config: GatewayConfig, parts: Parts) -> Result<GatewayHandle,
         enrolling: Arc::new(Semaphore::new(config.limits.enrollments_max)),
         limits: config.limits,
         settings: Mutex::new(config.settings),
-        controllers: config.controllers,
+        controllers: parts.controllers,
         recoveries_max: config.recoveries_max,
         shards: parts.shards,
         catalog: parts.catalog,

@@ -23,6 +23,7 @@ macro_rules! migrations {
 pub const CATALOG: &[Migration] = migrations![
     1 "0001_fleet",
     2 "0002_certificates",
+    3 "0003_shared_ca",
 ];
 
 /// How an engine calls the types.

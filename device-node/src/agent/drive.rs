@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use flotilla_protocol::id::{InboundId, SimId};
-use flotilla_protocol::wire::{Down, Hello, PROTOCOL, Settings, Telemetry, Up, Welcome};
+use flotilla_protocol::wire::{Down, Hello, Settings, Telemetry, Up, Welcome};
 use tokio::time::{Instant, Sleep};
 
 use super::line::{Line, LineEvent};
@@ -268,7 +268,7 @@ impl Agent {
 
     fn hello(&self) -> Hello {
         Hello {
-            protocol: PROTOCOL,
+            protocol: self.line.protocol(),
             info: self.info.clone(),
             device_ms: 0,
             window: self.machine.config().window,
@@ -356,7 +356,12 @@ impl Agent {
                 self.talk.renew_after_s = self.line.now_s() + RENEW_RETRY_S;
             }
             Down::Refused { reason, detail } => return self.line.refused(reason, &detail),
-            Down::Redirect { .. } | Down::Welcome(_) => {
+            Down::Controllers { controllers } => {
+                self.machine.set_controllers(&controllers);
+                self.line.learn(&controllers);
+            }
+            Down::Redirect { controllers } => return self.line.redirected(controllers),
+            Down::Welcome(_) => {
                 tracing::warn!("the controller repeats its greeting: the link is given up");
                 return self.line.lost(&StreamError::Closed);
             }

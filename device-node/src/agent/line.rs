@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_protocol::wire::{Hello, Issued, Refusal, Welcome};
+use flotilla_protocol::wire::{Hello, Issued, PROTOCOL, PROTOCOL_MIN, Refusal, Welcome};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep_until};
@@ -60,6 +60,8 @@ pub(super) struct Line {
     rng: SmallRng,
     /// The renewed credential was not accepted: the one before it may be.
     use_previous: bool,
+    /// The frame set for the next `Hello`.
+    protocol: u16,
     last_error: Option<String>,
 }
 
@@ -74,11 +76,26 @@ impl Line {
         let dialer = Dialer::new(&identity.controllers);
         let phase = Phase::Waiting { until: Instant::now() };
         let rng = SmallRng::seed_from_u64(seed);
-        Self { links, store, clock, identity, dialer, phase, rng, use_previous: false, last_error: None }
+        Self {
+            links,
+            store,
+            clock,
+            identity,
+            dialer,
+            phase,
+            rng,
+            use_previous: false,
+            protocol: PROTOCOL,
+            last_error: None,
+        }
     }
 
     pub(super) fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    pub(super) fn protocol(&self) -> u16 {
+        self.protocol
     }
 
     pub(super) fn random(&mut self) -> f64 {
@@ -166,6 +183,12 @@ impl Line {
         };
         self.hang_up();
         self.note(error);
+        // The next one may be newer than the one before.
+        self.protocol = PROTOCOL;
+        if matches!(error, StreamError::Connection(quinn::ConnectionError::TimedOut)) {
+            // It is dead, or out of reach: the others know who leads now.
+            self.dialer.avoid_current();
+        }
         let random = self.random();
         let pause_ms = self.dialer.lost(lived_ms, random);
         self.wait(pause_ms);
@@ -179,6 +202,20 @@ impl Line {
             LineEvent::Nothing => LineEvent::Lost,
             event => event,
         }
+    }
+
+    /// On a link that was up: the tenant's shard is led elsewhere now.
+    pub(super) fn redirected(&mut self, controllers: Vec<String>) -> LineEvent {
+        self.hang_up();
+        self.last_error = Some(format!("redirected to {}", controllers.join(", ")));
+        self.follow(controllers);
+        LineEvent::Lost
+    }
+
+    fn follow(&mut self, controllers: Vec<String>) {
+        let random = self.random();
+        let pause_ms = self.dialer.redirected(controllers, random);
+        self.wait(pause_ms);
     }
 
     /// Connects again at once, because something here has changed.
@@ -253,9 +290,7 @@ impl Line {
         self.note(&error);
         match error {
             ConnectError::Redirected(controllers) => {
-                let random = self.random();
-                let pause_ms = self.dialer.redirected(controllers, random);
-                self.wait(pause_ms);
+                self.follow(controllers);
                 LineEvent::Nothing
             }
             ConnectError::Refused { reason, detail } => self.refusal(reason, &detail),
@@ -283,11 +318,16 @@ impl Line {
                 self.use_previous = false;
                 self.back_off();
             }
-            Refusal::ShuttingDown => {
+            Refusal::UnsupportedProtocol if self.protocol > PROTOCOL_MIN => {
+                self.protocol -= 1;
+                self.back_off();
+            }
+            // Another one may lead, or be up to date.
+            Refusal::ShuttingDown | Refusal::Busy => {
                 self.dialer.avoid_current();
                 self.back_off();
             }
-            Refusal::Busy | Refusal::TooFast | Refusal::BadFrame => self.back_off(),
+            Refusal::TooFast | Refusal::BadFrame => self.back_off(),
             Refusal::UnknownDevice | Refusal::UnsupportedProtocol | Refusal::Superseded | Refusal::StaleCertificate => {
                 // Nothing that a quick retry could mend, and two copies of one device must not chase each other.
                 tracing::warn!(?reason, detail, "the controller refuses this device");

@@ -172,6 +172,13 @@ impl Machine {
 
     // --- the link -------------------------------------------------------------------------------------------------
 
+    /// Keeps the addresses of the controllers for the next start; an empty list says nothing.
+    pub fn set_controllers(&mut self, controllers: &[String]) {
+        if !controllers.is_empty() && controllers != self.state.controllers() {
+            self.record(Record::Controllers(controllers.to_vec()));
+        }
+    }
+
     /// A controller has said welcome. No earlier grant counts any more: it learns what is held, and grants anew.
     pub fn link_up(&mut self, welcome: &Welcome, now: Now) -> Result<(), StaleController> {
         self.now = now;
@@ -179,9 +186,7 @@ impl Machine {
             return Err(StaleController { offered: welcome.epoch, seen: self.state.epoch_seen() });
         }
         self.see_epoch(welcome.epoch);
-        if !welcome.controllers.is_empty() && welcome.controllers != self.state.controllers() {
-            self.record(Record::Controllers(welcome.controllers.clone()));
-        }
+        self.set_controllers(&welcome.controllers);
         for slot in &mut self.slots {
             slot.queue.clear();
         }

@@ -6,8 +6,10 @@ pub const PAUSE_MIN_MS: u64 = 250;
 pub const PAUSE_MAX_MS: u64 = 30_000;
 /// A link that has lived this long was a good one: the next failure starts from the shortest pause.
 pub const STABLE_MS: u64 = 20_000;
-/// Redirects followed at once; what comes beyond looks like a loop and is followed after a pause.
-const REDIRECTS_MAX: u8 = 4;
+/// Redirects followed at once; what comes beyond looks like a loop and is followed after a pause that grows.
+const REDIRECTS_MAX: u8 = 2;
+/// "At once" lies within this, so that a shard's devices do not reach its new leader in one instant.
+const REDIRECT_SPREAD_MS: u64 = 100;
 const CONTROLLERS_MAX: usize = 32;
 
 /// Decorrelated jitter: each pause lies between the shortest and three times the last one. A fleet that lost its
@@ -30,12 +32,14 @@ impl Dialer {
         dialer
     }
 
-    /// Replaces what is known; an empty list changes nothing.
+    /// Replaces what is known; an empty list changes nothing. The one to try first stays so if it is among them.
     pub fn learn(&mut self, controllers: &[String]) {
-        if !controllers.is_empty() {
-            self.known = controllers.iter().take(CONTROLLERS_MAX).cloned().collect();
-            self.first %= self.known.len();
+        if controllers.is_empty() {
+            return;
         }
+        let first = self.known.get(self.first).cloned();
+        self.known = controllers.iter().take(CONTROLLERS_MAX).cloned().collect();
+        self.first = self.known.iter().position(|known| Some(known) == first.as_ref()).unwrap_or(0);
     }
 
     /// All controllers in the order in which to try them.
@@ -70,7 +74,10 @@ impl Dialer {
         self.preferred = controllers;
         self.preferred.truncate(CONTROLLERS_MAX);
         self.redirects = self.redirects.saturating_add(1);
-        if self.redirects <= REDIRECTS_MAX { 0 } else { self.failed(random) }
+        if self.redirects > REDIRECTS_MAX {
+            return self.failed(random);
+        }
+        (REDIRECT_SPREAD_MS as f64 * random.clamp(0.0, 1.0)) as u64
     }
 
     /// The pause before the next try. `random` is in 0..1.
@@ -112,7 +119,7 @@ mod tests {
         assert_eq!(dialer.targets(), ["a", "b", "c"]);
         dialer.connected("b");
         assert_eq!(dialer.targets(), ["b", "c", "a"]);
-        assert_eq!(dialer.redirected(names(&["d", "c"]), 0.5), 0);
+        assert_eq!(dialer.redirected(names(&["d", "c"]), 0.5), REDIRECT_SPREAD_MS / 2);
         assert_eq!(dialer.targets(), ["d", "c", "b", "a"]);
         dialer.connected("c");
         dialer.avoid_current();
@@ -125,7 +132,35 @@ mod tests {
     fn a_loop_of_redirects_slows_down() {
         let mut dialer = Dialer::new(&names(&["a"]));
         let pauses: Vec<u64> = (0..6).map(|_| dialer.redirected(names(&["b"]), 1.0)).collect();
-        assert_eq!(pauses, [0, 0, 0, 0, 750, 2250]);
+        assert_eq!(pauses, [REDIRECT_SPREAD_MS, REDIRECT_SPREAD_MS, 750, 2250, 6750, 20_250]);
+        dialer.connected("b");
+        assert!(dialer.redirected(names(&["c"]), 1.0) <= REDIRECT_SPREAD_MS, "a link ends the loop");
+    }
+
+    #[test]
+    fn new_addresses_keep_the_good_one_first() {
+        let mut dialer = Dialer::new(&names(&["a", "b", "c"]));
+        dialer.connected("c");
+        dialer.learn(&names(&["d", "c", "a"]));
+        assert_eq!(dialer.targets(), ["c", "a", "d"]);
+        dialer.learn(&names(&["e", "f"]));
+        assert_eq!(dialer.targets(), ["e", "f"]);
+        let many: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        dialer.learn(&many);
+        assert_eq!(dialer.targets().len(), CONTROLLERS_MAX);
+    }
+
+    #[test]
+    fn everyone_is_asked_in_turn_while_all_decline() {
+        let mut dialer = Dialer::new(&names(&["a", "b", "c"]));
+        dialer.connected("b");
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            asked.push(dialer.targets()[0].clone());
+            dialer.avoid_current();
+            dialer.failed(0.5);
+        }
+        assert_eq!(asked, ["b", "c", "a", "b"]);
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub struct Attempt {
 pub enum Down {
     /// The link is up. First frame, or else `Redirect` or `Refused`.
     Welcome(Welcome),
-    /// Another controller leads this tenant's shard.
+    /// Another controller leads this tenant's shard: connect to one of these, the first ones first. Also on a link that is up
+    /// (since 2), as its last frame.
     Redirect {
         controllers: Vec<String>,
     },
@@ -80,6 +81,10 @@ pub enum Down {
     /// The controller has forgotten what came over this link: do as after `Welcome`, that is, repeat the unacknowledged
     /// reports, then list what is held (`Holding`). Whatever was granted stays granted.
     Resume,
+    /// `host:port` of every controller, in the place of those in `Welcome` (since 2).
+    Controllers {
+        controllers: Vec<String>,
+    },
 }
 
 /// From a device to a controller.

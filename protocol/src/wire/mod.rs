@@ -21,8 +21,15 @@ pub const ALPN_LINK: &[u8] = b"flotilla/1";
 pub const ALPN_ENROLL: &[u8] = b"flotilla-enroll/1";
 /// The DNS name in every controller's certificate, and what a device asks for (SNI) wherever the controller is.
 pub const CONTROLLER_NAME: &str = "controller.flotilla";
-/// The newest frame set this build speaks.
-pub const PROTOCOL: u16 = 1;
+/// The newest frame set of the link that this build speaks. A device says in `Hello` which one it speaks, and gets no frame
+/// that is newer.
+///
+/// 2 adds `Down::Controllers`, and `Redirect` on a link that is up.
+pub const PROTOCOL: u16 = 2;
+/// The oldest frame set that a controller of this build still speaks with a device.
+pub const PROTOCOL_MIN: u16 = 1;
+/// The frame set of the enrolment dialogue.
+pub const ENROLL_PROTOCOL: u16 = 1;
 
 #[cfg(test)]
 mod tests;

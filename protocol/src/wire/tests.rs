@@ -91,6 +91,7 @@ fn down_frames() -> String {
     );
     golden(&mut lines, "Down::RenewRefused", &Down::RenewRefused { detail: "no".into() });
     golden(&mut lines, "Down::Resume", &Down::Resume);
+    golden(&mut lines, "Down::Controllers", &Down::Controllers { controllers: vec!["c:3".into()] });
     lines
 }
 
@@ -110,7 +111,7 @@ fn up_frames() -> String {
         &mut lines,
         "Up::Hello",
         &Up::Hello(Hello {
-            protocol: PROTOCOL,
+            protocol: 1,
             info: DeviceInfo { name: "n".into(), model: "m".into(), os: "o".into(), software: "s".into() },
             device_ms: 1,
             window: 8,
@@ -177,7 +178,7 @@ fn enrolment_frames() -> String {
         &mut lines,
         "EnrollUp::Request",
         &EnrollUp::Request {
-            protocol: PROTOCOL,
+            protocol: ENROLL_PROTOCOL,
             token: EnrollmentId::from_bytes([0x44; 16]),
             secret: [0x55; 16],
             csr_der: vec![1],
@@ -185,7 +186,7 @@ fn enrolment_frames() -> String {
         },
     );
     let (device, tenant) = (DeviceId::from_bytes([0x66; 16]), TenantId::from_bytes([0x77; 16]));
-    golden(&mut lines, "EnrollUp::Recover", &EnrollUp::Recover { protocol: PROTOCOL, device, tenant });
+    golden(&mut lines, "EnrollUp::Recover", &EnrollUp::Recover { protocol: ENROLL_PROTOCOL, device, tenant });
     golden(&mut lines, "EnrollUp::Proof", &EnrollUp::Proof { signature: vec![1], csr_der: vec![2] });
     golden(
         &mut lines,

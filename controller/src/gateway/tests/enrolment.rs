@@ -1,7 +1,7 @@
 //! Enrolment as a device and as an impostor sees it, over real QUIC.
 
 use flotilla_protocol::id::EnrollmentId;
-use flotilla_protocol::wire::{EnrollDown, EnrollRefusal, EnrollUp, Issued, PROTOCOL, recovery_statement};
+use flotilla_protocol::wire::{ENROLL_PROTOCOL, EnrollDown, EnrollRefusal, EnrollUp, Issued, recovery_statement};
 use quinn::ConnectionError;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
@@ -17,7 +17,7 @@ async fn request(world: &World, request: EnrollUp) -> EnrollDown {
 
 fn redeem(code: &flotilla_protocol::enroll_code::EnrollCode, key: &KeyPair) -> EnrollUp {
     EnrollUp::Request {
-        protocol: PROTOCOL,
+        protocol: ENROLL_PROTOCOL,
         token: code.token,
         secret: code.secret,
         csr_der: csr(key),
@@ -110,9 +110,9 @@ async fn bad_requests_get_a_reason() {
     let EnrollUp::Request { token, secret, info, csr_der, .. } = redeem(&code, &KeyPair::generate().unwrap()) else {
         panic!()
     };
-    let newer = EnrollUp::Request { protocol: PROTOCOL + 1, token, secret, csr_der, info: info.clone() };
+    let newer = EnrollUp::Request { protocol: ENROLL_PROTOCOL + 1, token, secret, csr_der, info: info.clone() };
     assert_eq!(refused(request(&world, newer).await), EnrollRefusal::UnsupportedProtocol);
-    let no_csr = EnrollUp::Request { protocol: PROTOCOL, token, secret, csr_der: vec![1, 2, 3], info };
+    let no_csr = EnrollUp::Request { protocol: ENROLL_PROTOCOL, token, secret, csr_der: vec![1, 2, 3], info };
     assert_eq!(refused(request(&world, no_csr).await), EnrollRefusal::BadRequest);
     let unasked = EnrollUp::Proof { signature: vec![], csr_der: vec![] };
     assert_eq!(refused(request(&world, unasked).await), EnrollRefusal::BadRequest);
@@ -151,7 +151,9 @@ async fn whoever_says_nothing_is_closed() {
 
 async fn recover(world: &World, identity: &Identity, signer: &KeyPair) -> EnrollDown {
     let (_endpoint, mut stream) = enroll_stream(world.address(), &identity.roots_der).await;
-    stream.say(&EnrollUp::Recover { protocol: PROTOCOL, device: identity.device, tenant: identity.tenant }).await;
+    stream
+        .say(&EnrollUp::Recover { protocol: ENROLL_PROTOCOL, device: identity.device, tenant: identity.tenant })
+        .await;
     let nonce = match stream.hear().await.unwrap() {
         EnrollDown::Challenge { nonce } => nonce,
         other => return other,

@@ -165,7 +165,9 @@ async fn strangers_are_turned_away() {
 
     let other_dir = tempfile::tempdir().unwrap();
     let domain = TrustDomain::parse("test.flotilla").unwrap();
-    let other = Ca::open_or_create(&other_dir.path().join("ca"), domain, world.now_ms() / 1000).unwrap();
+    let catalog = sqlite::open(other_dir.path(), &sqlite::Options::default()).unwrap().catalog;
+    let secrets = ClusterKeys::read_or_create(&other_dir.path().join("cluster.key")).unwrap();
+    let other = Ca::open(catalog, secrets, domain, None, world.now_ms() / 1000).await.unwrap();
     let public = DeviceKey::from_csr(&csr(&known.key)).unwrap();
     let foreign = other.issue_device(&public, world.tenant, known.device, world.now_ms() / 1000).unwrap();
     let foreign = Identity { chain_der: foreign.chain_der, ..known };

@@ -9,6 +9,7 @@ mod restart;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flotilla_cluster::NodeName;
 use flotilla_protocol::id::{Epoch, TenantId};
 use flotilla_protocol::wire::{Held, Report};
 use rcgen::KeyPair;
@@ -22,6 +23,7 @@ use crate::domain::Now;
 use crate::fleet::audit::By;
 use crate::fleet::enrollments::{NewEnrollment, Redemption};
 use crate::fleet::tenants::{self, Tenant};
+use crate::secrets::ClusterKeys;
 use crate::shard::{DeviceSink, Link, RouteSim};
 use crate::store::sqlite;
 use client::Identity;
@@ -174,15 +176,19 @@ impl World {
         let clock = Arc::new(ShiftedClock::default());
         let now = clock.now();
         let domain = TrustDomain::parse("test.flotilla").unwrap();
-        let ca = Arc::new(Ca::open_or_create(&dir.path().join("ca"), domain, now.unix_ms / 1000).unwrap());
+        let secrets = ClusterKeys::read_or_create(&dir.path().join("cluster.key")).unwrap();
+        let ca = Ca::open(stores.catalog.clone(), secrets, domain, None, now.unix_ms / 1000).await.unwrap();
+        let ca = Arc::new(ca);
         let tenant = TenantId::new(now.unix_ms, [7; 10]);
         let new = Tenant { id: tenant, name: "Clinic".into(), disabled: false, created_ms: now.unix_ms };
         tenants::create(&*stores.catalog, By { actor: "test".into(), at_ms: now.unix_ms }, new).await.unwrap();
         let deny = DenyList::load(&*stores.catalog, now.unix_ms / 1000).await.unwrap();
         let notes = Arc::new(Notes::default());
+        let known = Controllers::alone(NodeName::parse("test").unwrap(), controllers());
         let parts = Parts {
             shards: Arc::new(Finder(notes.clone())),
-            enrollments: Enrollments::new(stores.catalog.clone(), ca.clone(), controllers()),
+            enrollments: Enrollments::new(stores.catalog.clone(), ca.clone(), known.clone()),
+            controllers: known,
             devices: Devices::new(stores.catalog.clone(), deny.clone()),
             catalog: stores.catalog,
             ca,
@@ -199,7 +205,6 @@ impl World {
             tcp: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             name: "test".into(),
             dir: dir.path().join("gateway"),
-            controllers: controllers(),
             settings: Settings::default(),
             recoveries_max: 2,
             limits,

@@ -64,15 +64,6 @@ pub fn read_private(path: &Path) -> Result<Option<Vec<u8>>, SecretFileError> {
     Ok(Some(bytes))
 }
 
-/// Removes the file durably; one that is not there is fine.
-pub(super) fn remove_private(path: &Path) -> Result<(), SecretFileError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(io_error("remove", path)(error)),
-        Ok(()) => sync_parent(path),
-    }
-}
-
 fn refuse_open(path: &Path, remedy: u32) -> Result<(), SecretFileError> {
     let mode = fs::metadata(path).map_err(io_error("inspect", path))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -105,10 +96,6 @@ mod tests {
         assert_eq!(read_private(&path).unwrap().unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&inside).unwrap().count(), 1);
-
-        remove_private(&path).unwrap();
-        remove_private(&path).unwrap();
-        assert!(read_private(&path).unwrap().is_none());
     }
 
     #[test]
