@@ -183,6 +183,7 @@ fn problem(error: QueryError) -> Problem {
         QueryError::Cursor => "cursor",
         QueryError::Value(_) => "value",
         QueryError::TooWide => "from",
+        QueryError::NotLeading => return super::not_leading(),
         QueryError::Unavailable(cause) => {
             tracing::warn!(%cause, "statistics do not answer");
             return Problem::busy("statistics are not available now; try again", 2);

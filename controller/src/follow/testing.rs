@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_protocol::address::Address;
 use flotilla_protocol::id::{DeviceId, Epoch, InboundId, MessageId, ShardId, SimId, TenantId};
@@ -210,6 +211,7 @@ pub(crate) struct MemoryStore {
     inner: Mutex<Inner>,
     tail: Arc<Tail>,
     shards: u16,
+    scans: AtomicU64,
 }
 
 struct Inner {
@@ -223,7 +225,7 @@ impl MemoryStore {
         let n = usize::from(shards);
         let inner = Inner { journal: vec![Vec::new(); n], trimmed: vec![0; n], rows: vec![0; n] };
         // No batch stays in the tail, so that every read takes the way of `Journal::read`.
-        Arc::new(Self { inner: Mutex::new(inner), tail: Tail::new(&vec![0; n], 0), shards })
+        Arc::new(Self { inner: Mutex::new(inner), tail: Tail::new(&vec![0; n], 0), shards, scans: AtomicU64::new(0) })
     }
 
     /// Commits a batch of one shard.
@@ -280,6 +282,11 @@ impl MemoryStore {
 
     pub(crate) fn batches(&self, shard: ShardId) -> Vec<Batch> {
         self.inner.lock().journal[usize::from(shard.0)].clone()
+    }
+
+    /// How often somebody has begun to read all rows.
+    pub(crate) fn scans(&self) -> u64 {
+        self.scans.load(Ordering::Acquire)
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
@@ -362,9 +369,12 @@ impl Rows for MemoryStore {
         ready(Ok(self.inner.lock().rows.clone())).boxed()
     }
 
-    fn scan(&self, _shard: Option<ShardId>) -> BoxFuture<'_, Result<Box<dyn Scan>, StoreError>> {
+    fn scan(&self, shard: Option<ShardId>) -> BoxFuture<'_, Result<Box<dyn Scan>, StoreError>> {
+        self.scans.fetch_add(1, Ordering::AcqRel);
         let inner = self.inner.lock();
-        let shown = inner.journal.iter().zip(&inner.rows).flat_map(|(batches, seq)| &batches[..*seq as usize]);
+        let shards = (0u16..).zip(inner.journal.iter().zip(&inner.rows));
+        let shards = shards.filter(|(number, _)| shard.is_none_or(|shard| shard.0 == *number));
+        let shown = shards.flat_map(|(_, (batches, seq))| &batches[..*seq as usize]);
         let events: Vec<Event> = shown.flat_map(|batch| batch.events.to_vec()).collect();
         let (messages, inbound) = records(&events);
         let scan: Box<dyn Scan> = Box::new(MemoryScan { positions: inner.rows.clone(), messages, inbound });

@@ -24,6 +24,7 @@ pub const CATALOG: &[Migration] = migrations![
     1 "0001_fleet",
     2 "0002_certificates",
     3 "0003_shared_ca",
+    4 "0004_aggregate_snapshots",
 ];
 
 /// How an engine calls the types.

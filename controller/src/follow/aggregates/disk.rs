@@ -9,8 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use flotilla_protocol::id::{ShardId, TenantId};
+
+use super::changes::Changes;
 use super::counters::{Counts, decode_row};
-use super::key::{OTHER, PREFIX_LEN};
+use super::key::{BlockKey, Dimension, OTHER, PREFIX_LEN, Step, bucket_and_value, prefix};
 use super::table::Stored;
 
 const FORMAT: &[u8] = b"flotilla-aggregates-1";
@@ -36,10 +39,20 @@ pub enum DiskError {
 /// What the folder says about itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// Complete up to these positions, one per shard.
-    Complete(Vec<u64>),
-    /// New, or left in the middle of a rebuild.
-    Unfinished,
+    /// One for each shard.
+    Shards(Vec<ShardContent>),
+    /// New.
+    Empty,
+}
+
+/// What the folder has of a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ShardContent {
+    /// The rows are complete up to this journal sequence,
+    pub(super) position: u64,
+    /// unless they are being replaced, which has not come to its end.
+    pub(super) restoring: bool,
+    pub(super) changes: Changes,
 }
 
 pub(super) struct Disk {
@@ -72,22 +85,45 @@ impl Disk {
         })
     }
 
-    /// Checks the marks. An empty folder is `Unfinished`.
+    /// Checks the marks.
     pub(super) fn content(&self, shards: u16) -> Result<Content, DiskError> {
         let meta = |key: &[u8]| guarded(|| self.meta.get(key));
         match meta(b"format")? {
-            None => return Ok(Content::Unfinished),
+            None if guarded(|| Ok(self.rows.is_empty()))? => return Ok(Content::Empty),
+            None => return Err(DiskError::Damaged("it was not filled to its end".into())),
             Some(format) if *format == *FORMAT => {}
             Some(_) => return Err(DiskError::Damaged("the format is unknown".into())),
         }
         if meta(b"shards")?.as_deref() != Some(&shards.to_be_bytes()) || meta(b"complete")?.is_none() {
-            return Ok(Content::Unfinished);
+            return Err(DiskError::Damaged("it is of another store, or was not filled to its end".into()));
         }
-        let position = |shard: u16| match meta(&position_key(shard))? {
-            None => Ok(0),
-            Some(bytes) => bytes.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| DiskError::Row),
+        let shard = |shard: u16| {
+            let position = match meta(&shard_key(POSITION, shard))? {
+                None => 0,
+                Some(bytes) => bytes.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| DiskError::Row)?,
+            };
+            let restoring = meta(&shard_key(RESTORING, shard))?.is_some();
+            let changes = match meta(&shard_key(CHANGES, shard))? {
+                None => Changes::unknown(),
+                Some(bytes) => Changes::decode(&bytes).ok_or(DiskError::Row)?,
+            };
+            Ok(ShardContent { position, restoring, changes })
         };
-        (0..shards).map(position).collect::<Result<_, _>>().map(Content::Complete)
+        (0..shards).map(shard).collect::<Result<_, _>>().map(Content::Shards)
+    }
+
+    /// Marks a new folder as one of so many shards, about which it knows nothing yet. `restoring`: nor does it hold what the
+    /// journal had before.
+    pub(super) fn begin(&self, shards: u16, restoring: bool) -> Result<(), DiskError> {
+        for number in (0..shards).filter(|_| restoring) {
+            guarded(|| self.meta.insert(&shard_key(RESTORING, number)[..], &[1]).map(drop))?;
+        }
+        guarded(|| {
+            self.meta.insert("shards", &shards.to_be_bytes())?;
+            self.meta.insert("complete", &[1])?;
+            self.meta.insert("format", FORMAT).map(drop)
+        })?;
+        self.sync()
     }
 
     /// Writes rows, ordered by key. Durable only after `sync`.
@@ -110,29 +146,105 @@ impl Disk {
         })
     }
 
-    /// Marks the rows as complete up to these positions. They must be durable by now, and this is when it returns.
-    pub(super) fn set_positions(&self, positions: &[u64]) -> Result<(), DiskError> {
-        let keys: Vec<_> = (0u16..).zip(positions).collect();
-        for keys in keys.chunks(BATCH_KEYS_MAX) {
+    /// Marks the rows as complete up to these positions, with what has changed since the last snapshot of each shard, where
+    /// that is kept. The rows must be durable by now, and this is when it returns.
+    pub(super) fn set_positions(&self, positions: &[u64], changes: &[Vec<u8>]) -> Result<(), DiskError> {
+        let shards: Vec<_> = (0u16..).zip(positions).collect();
+        // What belongs to one shard stays together.
+        for shards in shards.chunks(BATCH_KEYS_MAX / 2) {
             let mut batch = sled::Batch::default();
-            for (shard, position) in keys {
-                batch.insert(&position_key(*shard)[..], &position.to_be_bytes()[..]);
+            for (shard, position) in shards {
+                batch.insert(&shard_key(POSITION, *shard)[..], &position.to_be_bytes()[..]);
+                if let Some(changes) = changes.get(usize::from(*shard)) {
+                    batch.insert(&shard_key(CHANGES, *shard)[..], &changes[..]);
+                }
             }
             guarded(|| self.meta.apply_batch(batch))?;
         }
         self.sync()
     }
 
-    /// The last act of a rebuild.
-    pub(super) fn set_complete(&self, positions: &[u64]) -> Result<(), DiskError> {
-        self.set_positions(positions)?;
-        let shards = u16::try_from(positions.len()).unwrap_or(u16::MAX);
-        guarded(|| {
-            self.meta.insert("format", FORMAT)?;
-            self.meta.insert("shards", &shards.to_be_bytes())?;
-            self.meta.insert("complete", &[1])
-        })?;
+    /// From now on the rows of these shards are not to be used, until [`Disk::restored`].
+    pub(super) fn restoring(&self, shards: &[ShardId]) -> Result<(), DiskError> {
+        for shard in shards {
+            guarded(|| self.meta.insert(&shard_key(RESTORING, shard.0)[..], &[1]).map(drop))?;
+        }
         self.sync()
+    }
+
+    /// The rows of the shard are durable and complete up to this position again.
+    pub(super) fn restored(&self, shard: ShardId, position: u64, changes: &Changes) -> Result<(), DiskError> {
+        let mut batch = sled::Batch::default();
+        batch.insert(&shard_key(POSITION, shard.0)[..], &position.to_be_bytes()[..]);
+        batch.insert(&shard_key(CHANGES, shard.0)[..], changes.encode());
+        batch.remove(&shard_key(RESTORING, shard.0)[..]);
+        guarded(|| self.meta.apply_batch(batch))?;
+        self.sync()
+    }
+
+    /// Everybody who has rows here.
+    pub(super) fn tenants(&self) -> Result<Vec<TenantId>, DiskError> {
+        let mut tenants = Vec::new();
+        let mut from = vec![0; 16];
+        // From each tenant's first row to the first one behind all of them.
+        while let Some((key, _)) = guarded(|| self.rows.range(from.clone()..).next().transpose())? {
+            let tenant = key.first_chunk::<16>().copied().ok_or(DiskError::Row)?;
+            tenants.push(TenantId::from_bytes(tenant));
+            from = [&tenant[..], &[0xff; 2]].concat();
+        }
+        Ok(tenants)
+    }
+
+    /// The hours and days in which a tenant has rows.
+    pub(super) fn blocks(&self, tenant: TenantId) -> Result<Vec<(Step, u32)>, DiskError> {
+        let mut blocks = Vec::new();
+        for step in Step::ALL {
+            // Every block has a row of its total.
+            let start = prefix(&BlockKey { tenant, step, bucket: 0 }, Dimension::Total);
+            let keys = self.rows.scan_prefix(&start[..18]).keys();
+            let mut keys = keys;
+            while let Some(key) = guarded(|| keys.next().transpose())? {
+                let (bucket, _) = bucket_and_value(&key).ok_or(DiskError::Row)?;
+                blocks.push((step, bucket));
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// The rows of a block as they are stored.
+    pub(super) fn block_rows(
+        &self,
+        block: BlockKey,
+    ) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec), DiskError>> {
+        Dimension::ALL.into_iter().flat_map(move |dimension| {
+            let mut iter = self.rows.scan_prefix(prefix(&block, dimension));
+            std::iter::from_fn(move || guarded(|| iter.next().transpose()).transpose())
+        })
+    }
+
+    pub(super) fn delete_block(&self, block: BlockKey) -> Result<(), DiskError> {
+        let keys: Vec<_> = self.block_rows(block).map(|row| row.map(|(key, _)| key)).collect::<Result<_, _>>()?;
+        self.delete(keys)
+    }
+
+    pub(super) fn delete_tenant(&self, tenant: TenantId) -> Result<(), DiskError> {
+        loop {
+            let keys = self.rows.scan_prefix(tenant.to_bytes()).keys().take(BATCH_KEYS_MAX);
+            let keys: Vec<_> = guarded(|| keys.collect::<sled::Result<_>>())?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            self.delete(keys)?;
+        }
+    }
+
+    fn delete(&self, keys: Vec<sled::IVec>) -> Result<(), DiskError> {
+        for keys in keys.chunks(BATCH_KEYS_MAX) {
+            let mut batch = sled::Batch::default();
+            keys.iter().for_each(|key| batch.remove(key.clone()));
+            guarded(|| self.rows.apply_batch(batch))?;
+        }
+        Ok(())
     }
 
     /// Rows in the order of their keys, the end exclusive.
@@ -181,8 +293,13 @@ pub(super) fn move_aside(dir: &Path) -> Result<PathBuf, DiskError> {
     }
 }
 
-fn position_key(shard: u16) -> [u8; 10] {
-    let mut key = *b"position\0\0";
+const POSITION: &[u8; 8] = b"position";
+const RESTORING: &[u8; 8] = b"restorin";
+const CHANGES: &[u8; 8] = b"changes-";
+
+fn shard_key(what: &[u8; 8], shard: u16) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(what);
     key[8..].copy_from_slice(&shard.to_be_bytes());
     key
 }

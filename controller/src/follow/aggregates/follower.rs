@@ -1,12 +1,16 @@
-//! The follower: counts batches, writes rows and positions, and heals itself. When the folder can not be trusted it is
-//! moved aside and filled again from the message rows, while queries are answered with what is there so far.
+//! The follower: counts batches, writes rows and positions, and heals itself. A folder that can not be trusted is moved
+//! aside; shards whose counters are not here, or not right, are taken from their snapshot or counted again from the message
+//! rows, while queries are answered with what is there so far.
 
 use std::sync::Arc;
 
-use flotilla_protocol::id::{Epoch, ShardId};
+use flotilla_protocol::id::{Epoch, ShardId, TenantId};
+use tokio::time::Instant;
 
-use super::disk::{Content, Disk, DiskError, move_aside};
-use super::shared::{Shared, State, Until};
+use super::changes::Changes;
+use super::disk::{Content, Disk, DiskError, ShardContent, move_aside};
+use super::moves::Moves;
+use super::shared::{Shared, Until};
 use super::table::Table;
 use crate::follow::{FollowError, Follower};
 use crate::store::{Batch, StoreError};
@@ -19,6 +23,7 @@ const READ_BYTES: usize = 1 << 20;
 pub struct AggregatesFollower {
     pub(super) shared: Arc<Shared>,
     trouble: Option<Trouble>,
+    pub(super) moves: Moves,
 }
 
 /// What has to be done before anything else can go on.
@@ -28,34 +33,20 @@ enum Trouble {
     Reopen,
     /// The folder is not to be trusted.
     Distrusted(String),
-    /// The folder is new, or a rebuild did not come to its end.
-    Unfinished,
 }
 
 impl AggregatesFollower {
     /// Blocks. Anything but `Locked` heals, which happens as soon as there is something to follow: a full disk by opening
-    /// again, with the pauses of the driver, everything else by a rebuild.
+    /// again, with the pauses of the driver, everything else with a new folder.
     pub(super) fn open(shared: Arc<Shared>) -> Result<Self, DiskError> {
-        let trouble = match shared.open_disk() {
-            Ok((disk, Content::Complete(positions))) => {
-                shared.follow(disk, positions);
+        let opened = shared.open_disk().and_then(|(disk, content)| match content {
+            Content::Shards(shards) => Ok((disk, shards)),
+            Content::Empty => begin(&shared, disk),
+        });
+        let trouble = match opened {
+            Ok((disk, shards)) => {
+                shared.follow(disk, shards);
                 None
-            }
-            Ok((disk, Content::Unfinished)) => {
-                if shared.journal.feed().positions().iter().all(|last| *last == 0) {
-                    let positions = vec![0; usize::from(shared.shards)];
-                    match disk.set_complete(&positions) {
-                        Ok(()) => {
-                            shared.follow(disk, positions);
-                            None
-                        }
-                        Err(DiskError::Full) => Some(Trouble::Unfinished),
-                        Err(error) => return Err(error),
-                    }
-                } else {
-                    // Closed again, so that the rebuild finds the folder free.
-                    Some(Trouble::Unfinished)
-                }
             }
             Err(DiskError::Locked) => return Err(DiskError::Locked),
             Err(DiskError::Full) => {
@@ -64,16 +55,17 @@ impl AggregatesFollower {
             }
             Err(error) => Some(Trouble::Distrusted(error.to_string())),
         };
-        Ok(Self { shared, trouble })
+        let moves = Moves::new(shared.shards, shared.options.snapshots.clone());
+        Ok(Self { shared, trouble, moves })
     }
 
     #[cfg(test)]
     pub(super) fn is_well(&self) -> bool {
-        self.trouble.is_none()
+        self.trouble.is_none() && self.shared.state.lock().shards.iter().all(|shard| !shard.restoring)
     }
 
     /// Notes what an error means for the folder, and makes it an error of following.
-    fn note(&mut self, error: DiskError) -> FollowError {
+    pub(super) fn note(&mut self, error: DiskError) -> FollowError {
         let (text, full) = (error.to_string(), error == DiskError::Full);
         self.trouble = Some(match error {
             DiskError::Full | DiskError::Locked => Trouble::Reopen,
@@ -83,17 +75,17 @@ impl AggregatesFollower {
     }
 
     /// Does what is left to do after trouble. For others positions never go back by it: until it is done they stay.
-    async fn heal(&mut self) -> Result<(), FollowError> {
+    pub(super) async fn heal(&mut self) -> Result<(), FollowError> {
         let Some(trouble) = self.trouble.clone() else { return Ok(()) };
-        let reached = self.shared.state.lock().applied.clone();
+        let reached: Vec<u64> = self.shared.state.lock().shards.iter().map(|shard| shard.position).collect();
         let healed = self.restore_up_to(trouble, &reached).await;
         let mut state = self.shared.state.lock();
         match healed {
             Ok(()) => self.trouble = None,
             Err(_) => {
                 state.complete = false;
-                for (applied, reached) in state.applied.iter_mut().zip(reached) {
-                    *applied = reached.max(*applied);
+                for (shard, reached) in state.shards.iter_mut().zip(reached) {
+                    shard.position = reached.max(shard.position);
                 }
             }
         }
@@ -101,17 +93,23 @@ impl AggregatesFollower {
     }
 
     async fn restore_up_to(&mut self, trouble: Trouble, reached: &[u64]) -> Result<(), FollowError> {
+        self.moves.stop_jobs();
         self.close().await?;
         self.restore(trouble).await?;
-        // From here on the folder is good; only the way back through the journal can fail.
+        // From here on the folder is good; only the way back can fail.
         self.trouble = Some(Trouble::Reopen);
-        for (number, target) in (0u16..).zip(reached) {
-            let caught_up = self.catch_up(ShardId(number), *target).await;
-            if let Err(FollowError::Store(StoreError::Trimmed { shard, up_to })) = &caught_up {
-                // What is missing is gone from the journal as well: only the rows have it.
-                self.trouble = Some(Trouble::Distrusted(format!("shard {shard} misses batches up to {up_to}")));
+        let led = self.moves.led_shards();
+        self.settle(&led).await?;
+        for shard in led {
+            let target = reached.get(usize::from(shard.0)).copied().unwrap_or(0);
+            match self.catch_up(shard, target).await {
+                Err(FollowError::Store(StoreError::Trimmed { .. })) => {
+                    // What is missing is gone from the journal as well: only the rows have it.
+                    self.rebuild(&[shard]).await?;
+                    self.catch_up(shard, target).await?;
+                }
+                done => done?,
             }
-            caught_up?;
         }
         Ok(())
     }
@@ -132,72 +130,174 @@ impl AggregatesFollower {
         .map_err(own)
     }
 
+    /// Opens the folder, or a new one in its place.
     async fn restore(&mut self, trouble: Trouble) -> Result<(), FollowError> {
         let why = match trouble {
             Trouble::Reopen => {
                 let shared = Arc::clone(&self.shared);
-                match blocking(move || shared.open_disk()).await {
-                    Ok((disk, Content::Complete(positions))) => {
-                        self.shared.follow(disk, positions);
+                let opened = blocking(move || match shared.open_disk()? {
+                    (disk, Content::Shards(shards)) => Ok((disk, shards)),
+                    (disk, Content::Empty) => begin(&shared, disk),
+                });
+                match opened.await {
+                    Ok((disk, shards)) => {
+                        self.shared.follow(disk, shards);
                         return Ok(());
                     }
-                    Ok((_, Content::Unfinished)) => "it is not complete".to_owned(),
                     Err(error @ (DiskError::Locked | DiskError::Full)) => return Err(own(error)),
                     Err(error) => error.to_string(),
                 }
             }
             Trouble::Distrusted(why) => why,
-            Trouble::Unfinished => "it is not complete".to_owned(),
         };
-        tracing::warn!(%why, "the aggregates are built anew from the message rows");
-        // Stays until the rebuild is through: whatever stops it in the middle, it starts over.
+        tracing::warn!(%why, "the aggregates begin anew, from snapshots or from the message rows");
         self.trouble = Some(Trouble::Distrusted(why));
-        self.rebuild().await
+        let shared = Arc::clone(&self.shared);
+        let opened = blocking(move || {
+            move_aside(&shared.dir)?;
+            begin(&shared, Disk::open(&shared.dir, shared.options.cache_bytes)?)
+        });
+        let (disk, shards) = opened.await.map_err(own)?;
+        self.shared.follow(disk, shards);
+        Ok(())
     }
 
-    async fn rebuild(&mut self) -> Result<(), FollowError> {
-        let (dir, cache_bytes) = (self.shared.dir.clone(), self.shared.options.cache_bytes);
-        let disk = blocking(move || {
-            move_aside(&dir)?;
-            Disk::open(&dir, cache_bytes)
-        });
-        let disk = disk.await.map_err(own)?;
-        let mut scan = self.shared.rows.scan(None).await?;
-        let mut positions = scan.positions().to_vec();
-        positions.resize(usize::from(self.shared.shards), 0);
-        *self.shared.state.lock() =
-            State { disk: Some(Arc::new(disk)), table: Table::default(), applied: positions, complete: false };
+    /// Makes the counters of led shards right where they are not, as far as that is known without the journal: from their
+    /// snapshots, or else from the rows, those of all shards in one go.
+    pub(super) async fn settle(&mut self, shards: &[ShardId]) -> Result<(), FollowError> {
+        let mut rebuild = Vec::new();
+        for &shard in shards {
+            let Some(content) = self.shared.shard(shard, |content| content.clone()) else { continue };
+            let last = self.shared.journal.last(shard).await?;
+            // As after a restored backup.
+            let ahead = content.position > last;
+            let usable = !content.restoring && !ahead;
+            if self.moves.head(shard).is_some_and(|head| head > last) {
+                self.forget_snapshot(shard).await?;
+            }
+            match self.moves.head(shard).filter(|head| *head > 0) {
+                Some(head) if !usable || content.position < head => {
+                    if let Err(why) = self.load(shard, head, usable.then_some(content.position)).await? {
+                        tracing::error!(%shard, %why, "a snapshot of the statistics can not be used");
+                        rebuild.push(shard);
+                    }
+                }
+                _ if !usable => rebuild.push(shard),
+                head => {
+                    if !content.changes.holds_for(head.unwrap_or(0)) {
+                        self.shared.shard(shard, |content| content.changes = Changes::unknown());
+                    }
+                }
+            }
+        }
+        if rebuild.is_empty() { Ok(()) } else { self.rebuild(&rebuild).await }
+    }
+
+    /// Counts shards anew from the message rows.
+    async fn rebuild(&mut self, shards: &[ShardId]) -> Result<(), FollowError> {
+        tracing::warn!(shards = shards.len(), "statistics are counted anew from the message rows");
+        self.begin_replacing(shards, true).await?;
+        let counted = self.count_rows(shards).await;
+        if counted.is_err() {
+            // Nothing may be trimmed for it.
+            for shard in shards {
+                self.shared.shard(*shard, |content| content.position = 0);
+            }
+        }
+        counted
+    }
+
+    async fn count_rows(&mut self, shards: &[ShardId]) -> Result<(), FollowError> {
+        let one = if let [shard] = shards { Some(*shard) } else { None };
+        let mut scan = self.shared.rows.scan(one).await?;
+        let mut wanted = vec![false; usize::from(self.shared.shards)];
+        for shard in shards {
+            let number = usize::from(shard.0);
+            wanted[number] = true;
+            let position = scan.positions().get(number).copied().unwrap_or(0);
+            self.shared.shard(*shard, |content| content.position = position);
+        }
+        let shared = Arc::clone(&self.shared);
+        let is_wanted = |tenant| wanted[shared.shard_of(tenant)];
         loop {
             let messages = scan.messages(SCAN_ROWS).await?;
             if messages.is_empty() {
                 break;
             }
-            self.shared.add_rows(&messages, &[]).map_err(own)?;
-            self.rebuilt_some().await?;
+            shared.add_rows(is_wanted, &messages, &[]).map_err(|error| self.note(error))?;
+            self.counted_some().await?;
         }
         loop {
             let inbound = scan.inbound(SCAN_ROWS).await?;
             if inbound.is_empty() {
                 break;
             }
-            self.shared.add_rows(&[], &inbound).map_err(own)?;
-            self.rebuilt_some().await?;
+            shared.add_rows(is_wanted, &[], &inbound).map_err(|error| self.note(error))?;
+            self.counted_some().await?;
         }
         drop(scan);
-        self.write(Until::Complete).await.map_err(own)?;
-        self.shared.state.lock().complete = true;
-        self.shared.moved.send_modify(|n| *n += 1);
+        self.write(Until::Durable).await.map_err(|error| self.note(error))?;
+        for shard in shards {
+            self.end_replacing(*shard, self.shared.applied(*shard), Changes::unknown()).await?;
+        }
         Ok(())
     }
 
-    async fn rebuilt_some(&self) -> Result<(), FollowError> {
+    async fn counted_some(&mut self) -> Result<(), FollowError> {
         if self.shared.options.shutdown.is_cancelled() {
             return Err(FollowError::Own("stopped in the middle of a rebuild".into()));
         }
         if self.shared.is_full() {
-            self.write(Until::Written).await.map_err(own)?;
+            self.write(Until::Written).await.map_err(|error| self.note(error))?;
         }
         tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// From here to `end_replacing` the rows of these shards are not whole, and the folder says so.
+    pub(super) async fn begin_replacing(&mut self, shards: &[ShardId], empty: bool) -> Result<(), FollowError> {
+        self.write(Until::Durable).await.map_err(|error| self.note(error))?;
+        let of_them = {
+            let (shared, shards) = (Arc::clone(&self.shared), shards.to_vec());
+            move |tenant: TenantId| shards.iter().any(|shard| usize::from(shard.0) == shared.shard_of(tenant))
+        };
+        self.shared.state.lock().table.forget(&of_them);
+        for shard in shards {
+            self.shared.shard(*shard, |content| content.restoring = true);
+        }
+        let (shared, shards) = (Arc::clone(&self.shared), shards.to_vec());
+        let marked = blocking(move || {
+            let disk = shared.disk()?;
+            disk.restoring(&shards)?;
+            if empty {
+                let tenants = disk.tenants()?;
+                tenants
+                    .into_iter()
+                    .filter(|tenant| of_them(*tenant))
+                    .try_for_each(|tenant| disk.delete_tenant(tenant))?;
+            }
+            Ok(())
+        });
+        marked.await.map_err(|error| self.note(error))
+    }
+
+    /// The rows of the shard are complete up to a position again.
+    pub(super) async fn end_replacing(
+        &mut self,
+        shard: ShardId,
+        position: u64,
+        changes: Changes,
+    ) -> Result<(), FollowError> {
+        let content = ShardContent { position, restoring: false, changes };
+        let (shared, marked) = (Arc::clone(&self.shared), content.clone());
+        let done = blocking(move || {
+            let disk = shared.disk()?;
+            disk.sync()?;
+            disk.restored(shard, marked.position, &marked.changes)
+        });
+        done.await.map_err(|error| self.note(error))?;
+        self.shared.shard(shard, |known| *known = content);
+        self.shared.moved.send_modify(|n| *n += 1);
         Ok(())
     }
 
@@ -226,6 +326,15 @@ impl AggregatesFollower {
     }
 }
 
+/// A new folder. What the journal has had before is in the snapshots, where there are any, and else only in the rows.
+fn begin(shared: &Shared, disk: Disk) -> Result<(Disk, Vec<ShardContent>), DiskError> {
+    let is_old = shared.journal.feed().positions().iter().any(|last| *last > 0);
+    let restoring = is_old && shared.options.snapshots.is_none();
+    disk.begin(shared.shards, restoring)?;
+    let content = ShardContent { position: 0, restoring, changes: Changes::none(0) };
+    Ok((disk, vec![content; usize::from(shared.shards)]))
+}
+
 impl Follower for AggregatesFollower {
     fn name(&self) -> &'static str {
         "aggregates"
@@ -235,12 +344,20 @@ impl Follower for AggregatesFollower {
         self.shared.applied(shard)
     }
 
-    async fn gained(&mut self, _shards: &[(ShardId, Epoch)]) -> Result<(), FollowError> {
-        std::future::ready(Ok(())).await
+    async fn gained(&mut self, shards: &[(ShardId, Epoch)]) -> Result<(), FollowError> {
+        self.heal().await?;
+        self.moves.gain(shards).await?;
+        shards.iter().for_each(|(shard, _)| self.shared.set_led(*shard, true));
+        let shards: Vec<ShardId> = shards.iter().map(|(shard, _)| *shard).collect();
+        self.settle(&shards).await
     }
 
     /// What is counted stays: it is a count of committed batches, whoever led.
-    fn lost(&mut self, _shard: ShardId) {}
+    fn lost(&mut self, shard: ShardId) {
+        self.shared.set_led(shard, false);
+        self.moves.lose(shard);
+        self.shared.shard(shard, |content| content.changes.give_up());
+    }
 
     fn full(&self) -> bool {
         self.shared.is_full()
@@ -252,7 +369,9 @@ impl Follower for AggregatesFollower {
         if batch.seq <= self.shared.applied(batch.shard) {
             return Ok(());
         }
-        self.shared.apply(batch).map_err(|error| self.note(error))
+        self.shared.apply(batch).map_err(|error| self.note(error))?;
+        self.moves.count(batch);
+        Ok(())
     }
 
     /// Queries see the memory, so this only makes room.
@@ -268,37 +387,50 @@ impl Follower for AggregatesFollower {
     async fn sync(&mut self) -> Result<(), FollowError> {
         self.heal().await?;
         let written = self.write(Until::Durable).await;
-        written.map_err(|error| self.note(error))
+        written.map_err(|error| self.note(error))?;
+        self.moves.synced(&self.shared);
+        Ok(())
+    }
+
+    fn safe(&self, shard: ShardId, synced: u64) -> u64 {
+        self.moves.safe(shard, synced)
+    }
+
+    async fn step(&mut self) -> Result<bool, FollowError> {
+        self.write_snapshots().await
+    }
+
+    fn step_at(&self) -> Option<Instant> {
+        self.moves.next_due(&self.shared)
+    }
+
+    async fn hand_over(&mut self, shards: &[ShardId]) -> Result<(), FollowError> {
+        self.heal().await?;
+        self.write_last_snapshots(shards).await
     }
 
     async fn missed(&mut self, shard: ShardId, up_to: u64) -> Result<(), FollowError> {
-        if self.trouble.is_none() {
-            self.trouble = Some(Trouble::Distrusted(format!("shard {shard} misses batches up to {up_to}")));
-            self.shared.state.lock().complete = false;
-        }
-        // What the journal has lost is not to be looked for in it.
-        if let Some(applied) = self.shared.state.lock().applied.get_mut(usize::from(shard.0)) {
-            *applied = 0;
-        }
         self.heal().await?;
+        if self.shared.applied(shard) < up_to {
+            self.rebuild(&[shard]).await?;
+        }
         let applied = self.shared.applied(shard);
         if applied < up_to {
             let why = format!("the message rows of shard {shard} end at {applied}, before the journal begins");
-            self.trouble = Some(Trouble::Distrusted(why.clone()));
             return Err(FollowError::Own(why));
         }
         Ok(())
     }
 }
 
-fn own(error: DiskError) -> FollowError {
+pub(super) fn own(error: DiskError) -> FollowError {
     match error {
         DiskError::Full => StoreError::Full.into(),
         other => FollowError::Own(other.to_string()),
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
 ) -> Result<T, DiskError> {
     match tokio::task::spawn_blocking(f).await {

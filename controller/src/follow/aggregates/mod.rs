@@ -3,14 +3,19 @@
 //! They follow the journal exactly. Every row carries the sequence up to which it is complete, and rows are written as
 //! whole values, so the replay after a crash skips what a row already holds, wherever the crash came. The position of a
 //! shard is written only after its rows are durable. A folder that is damaged, deleted, or from another time is built anew
-//! from the message rows, which hold every transition. docs/aggregates.md has the argument in full.
+//! from the message rows, which hold every transition. In a cluster, snapshots of each shard go into the store, from which
+//! its next leader continues. docs/aggregates.md has the argument in full.
 
+mod archive;
+mod changes;
 mod contribution;
 mod counters;
 mod disk;
 mod follower;
 mod histogram;
 mod key;
+mod moves;
+mod pieces;
 mod query;
 mod shared;
 #[cfg(test)]
@@ -25,7 +30,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Journal, Rows};
+use crate::store::{Catalog, Journal, Rows};
 
 pub use counters::{COUNTERS, Counter, Counts, Latency};
 pub use disk::DiskError;
@@ -49,6 +54,39 @@ pub struct Options {
     pub fresh_wait: Duration,
     /// Stops a rebuild; it starts over the next time.
     pub shutdown: CancellationToken,
+    /// Where shards move between nodes: the journal is then kept until a snapshot in the store has what is in it. A node that
+    /// is alone needs none, its own folder is enough.
+    pub snapshots: Option<Snapshots>,
+}
+
+/// When and where snapshots are written: of each led shard that has changed, after a while or after many events, and when it
+/// is handed over.
+#[derive(Clone)]
+pub struct Snapshots {
+    pub catalog: Arc<dyn Catalog>,
+    pub every: Duration,
+    /// What a new leader counts again at most, about.
+    pub events: u64,
+    /// Packed bytes of all rows of a shard in one hour or day. With more, the shard has no snapshot: its next leader builds
+    /// the statistics from the message rows, which takes long.
+    pub part_bytes_max: usize,
+}
+
+impl Snapshots {
+    pub fn in_catalog(catalog: Arc<dyn Catalog>) -> Self {
+        Self { catalog, every: Duration::from_secs(300), events: 1_000_000, part_bytes_max: 64 << 20 }
+    }
+}
+
+impl std::fmt::Debug for Snapshots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { catalog: _, every, events, part_bytes_max } = self;
+        let mut out = f.debug_struct("Snapshots");
+        out.field("every", every)
+            .field("events", events)
+            .field("part_bytes_max", part_bytes_max)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Options {
@@ -58,6 +96,7 @@ impl Default for Options {
             memory_bytes: 64 << 20,
             fresh_wait: Duration::from_secs(2),
             shutdown: CancellationToken::new(),
+            snapshots: None,
         }
     }
 }

@@ -82,6 +82,8 @@ pub enum QueryError {
     Value(&'static str),
     #[error("the query covers too many rows; narrow `from` and `to`, ask for days, or filter by one `value`")]
     TooWide,
+    #[error("this controller does not lead the tenant's shard now; try again")]
+    NotLeading,
     #[error("statistics are not available now ({0}); try again later")]
     Unavailable(String),
 }
@@ -104,22 +106,28 @@ impl Aggregates {
 impl Shared {
     /// True when what is committed now has been counted.
     async fn wait(&self, shard: ShardId) -> Result<bool, QueryError> {
+        if !self.is_led(shard) {
+            return Err(QueryError::NotLeading);
+        }
         let target = self.journal.last(shard).await.map_err(|e: StoreError| QueryError::Unavailable(e.to_string()))?;
         let mut moved = self.moved.subscribe();
         let reached = async {
             loop {
                 moved.borrow_and_update();
                 let reached = self.applied(shard) >= target;
-                if reached || !self.state.lock().complete {
-                    return reached;
+                if !self.is_led(shard) {
+                    return Err(QueryError::NotLeading);
+                }
+                if reached || !self.is_complete(shard) {
+                    return Ok(reached);
                 }
                 if moved.changed().await.is_err() {
-                    return false;
+                    return Ok(false);
                 }
             }
         };
 
-        Ok(tokio::time::timeout(self.options.fresh_wait, reached).await.unwrap_or(false))
+        tokio::time::timeout(self.options.fresh_wait, reached).await.unwrap_or(Ok(false))
     }
 }
 
@@ -192,7 +200,7 @@ impl Plan {
             value: print_value(self.by, &value),
             counts,
         };
-        Ok((rows.into_iter().map(row).collect(), next, shared.state.lock().complete))
+        Ok((rows.into_iter().map(row).collect(), next, shared.is_complete(ShardId::of(self.tenant, shared.shards))))
     }
 
     /// The first rows after the cursor, one more than asked for.

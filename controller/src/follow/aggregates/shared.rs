@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use super::contribution::{Contribution, of_record};
-use super::disk::{Content, Disk, DiskError};
+use super::disk::{Content, Disk, DiskError, ShardContent};
+use super::key::Step;
 use super::table::{ALWAYS, Table};
 use super::{Options, QUERIES_MAX};
 use crate::domain::event::Inbound;
@@ -33,9 +34,11 @@ pub(super) struct State {
     /// None while it can not be opened.
     pub(super) disk: Option<Arc<Disk>>,
     pub(super) table: Table,
-    /// The last sequence of each shard that is counted.
-    pub(super) applied: Vec<u64>,
-    /// False while a rebuild is under way.
+    /// What is counted of each shard, in memory or on disk.
+    pub(super) shards: Vec<ShardContent>,
+    /// Which of them this node leads.
+    pub(super) led: Vec<bool>,
+    /// False while the folder cannot be used.
     pub(super) complete: bool,
 }
 
@@ -54,8 +57,6 @@ pub(super) enum Until {
     Written,
     /// Rows and positions survive a power cut.
     Durable,
-    /// The same, and the folder is marked as whole: the end of a rebuild.
-    Complete,
 }
 
 impl Shared {
@@ -70,7 +71,8 @@ impl Shared {
             state: Mutex::new(State {
                 disk: None,
                 table: Table::default(),
-                applied: vec![0; usize::from(shards)],
+                shards: vec![ShardContent::default(); usize::from(shards)],
+                led: vec![false; usize::from(shards)],
                 complete: false,
             }),
             moved: watch::Sender::new(0),
@@ -79,7 +81,13 @@ impl Shared {
     }
 
     pub(super) fn applied(&self, shard: ShardId) -> u64 {
-        self.state.lock().applied.get(usize::from(shard.0)).copied().unwrap_or(0)
+        self.state.lock().shards.get(usize::from(shard.0)).map_or(0, |shard| shard.position)
+    }
+
+    /// Whether the counters of a shard can be believed.
+    pub(super) fn is_complete(&self, shard: ShardId) -> bool {
+        let state = self.state.lock();
+        state.complete && state.shards.get(usize::from(shard.0)).is_some_and(|shard| !shard.restoring)
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -90,8 +98,9 @@ impl Shared {
     pub(super) fn open_disk(&self) -> Result<(Disk, Content), DiskError> {
         let disk = Disk::open(&self.dir, self.options.cache_bytes)?;
         let content = disk.content(self.shards)?;
-        if let Content::Complete(positions) = &content {
-            let ahead = positions.iter().zip(self.journal.feed().positions()).position(|(ours, last)| *ours > last);
+        if let Content::Shards(shards) = &content {
+            let last = self.journal.feed().positions();
+            let ahead = shards.iter().zip(last).position(|(ours, last)| ours.position > last);
             if let Some(shard) = ahead {
                 return Err(DiskError::Damaged(format!("shard {shard} is ahead of the journal")));
             }
@@ -99,36 +108,62 @@ impl Shared {
         Ok((disk, content))
     }
 
-    /// Goes on with a folder that is complete up to these positions.
-    pub(super) fn follow(&self, disk: Disk, positions: Vec<u64>) {
+    /// Goes on with what is in the folder.
+    pub(super) fn follow(&self, disk: Disk, shards: Vec<ShardContent>) {
         let mut state = self.state.lock();
-        *state = State { disk: Some(Arc::new(disk)), table: Table::default(), applied: positions, complete: true };
+        let led = std::mem::take(&mut state.led);
+        *state = State { disk: Some(Arc::new(disk)), table: Table::default(), shards, led, complete: true };
         drop(state);
         self.moved.send_modify(|n| *n += 1);
+    }
+
+    pub(super) fn set_led(&self, shard: ShardId, is_led: bool) {
+        if let Some(led) = self.state.lock().led.get_mut(usize::from(shard.0)) {
+            *led = is_led;
+        }
+        self.moved.send_modify(|n| *n += 1);
+    }
+
+    pub(super) fn is_led(&self, shard: ShardId) -> bool {
+        self.state.lock().led.get(usize::from(shard.0)).is_some_and(|led| *led)
+    }
+
+    pub(super) fn shard<T>(&self, shard: ShardId, then: impl FnOnce(&mut ShardContent) -> T) -> Option<T> {
+        self.state.lock().shards.get_mut(usize::from(shard.0)).map(then)
     }
 
     /// Counts a batch. After an error the memory is not to be used any more.
     pub(super) fn apply(&self, batch: &Batch) -> Result<(), DiskError> {
         let mut state = self.state.lock();
-        let State { disk, table, applied, .. } = &mut *state;
+        let State { disk, table, shards, .. } = &mut *state;
         let disk = disk.as_ref().ok_or(DiskError::Locked)?;
+        let shard = shards.get_mut(usize::from(batch.shard.0)).ok_or(DiskError::Locked)?;
         for event in batch.events.iter() {
-            table.add(batch.seq, &Contribution::of_event(event), disk.as_ref())?;
+            let contribution = Contribution::of_event(event);
+            table.add(batch.seq, &contribution, disk.as_ref())?;
+            if self.options.snapshots.is_some() {
+                Step::ALL.into_iter().for_each(|step| shard.changes.add(step, step.bucket(contribution.at_ms)));
+            }
         }
-        if let Some(applied) = applied.get_mut(usize::from(batch.shard.0)) {
-            *applied = batch.seq;
-        }
+        shard.position = batch.seq;
         drop(state);
         self.moved.send_modify(|n| *n += 1);
         Ok(())
     }
 
-    /// Counts rows of the store, in a rebuild.
-    pub(super) fn add_rows(&self, messages: &[MessageRecord], inbound: &[Inbound]) -> Result<(), DiskError> {
+    /// Counts rows of the store, those of the wanted tenants, in a rebuild.
+    pub(super) fn add_rows(
+        &self,
+        wanted: impl Fn(TenantId) -> bool,
+        messages: &[MessageRecord],
+        inbound: &[Inbound],
+    ) -> Result<(), DiskError> {
         let mut state = self.state.lock();
         let State { disk, table, .. } = &mut *state;
         let disk = disk.as_ref().ok_or(DiskError::Locked)?;
-        for contribution in messages.iter().flat_map(of_record).chain(inbound.iter().map(Contribution::of_inbound)) {
+        let messages = messages.iter().filter(|record| wanted(record.submission.tenant));
+        let inbound = inbound.iter().filter(|inbound| wanted(inbound.tenant));
+        for contribution in messages.flat_map(of_record).chain(inbound.map(Contribution::of_inbound)) {
             table.add(ALWAYS, &contribution, disk.as_ref())?;
         }
         Ok(())
@@ -136,10 +171,15 @@ impl Shared {
 
     /// Writes what has changed. Only the follower calls it, and adds nothing meanwhile. Blocks.
     pub(super) fn flush(&self, until: Until, passed: &mut dyn FnMut(Stage)) -> Result<(), DiskError> {
-        let (disk, applied, dirty) = {
+        let (disk, applied, changes, dirty) = {
             let mut state = self.state.lock();
             let disk = state.disk.clone().ok_or(DiskError::Locked)?;
-            (disk, state.applied.clone(), state.table.take_dirty())
+            let applied: Vec<u64> = state.shards.iter().map(|shard| shard.position).collect();
+            let changes = match &self.options.snapshots {
+                Some(_) if until == Until::Durable => state.shards.iter().map(|shard| shard.changes.encode()).collect(),
+                _ => Vec::new(),
+            };
+            (disk, applied, changes, state.table.take_dirty())
         };
         for part in dirty.chunks(256) {
             let rows = {
@@ -154,17 +194,26 @@ impl Shared {
             disk.write(rows)?;
             passed(Stage::Written);
         }
-        if until != Until::Written {
+        if until == Until::Durable {
             disk.sync()?;
             passed(Stage::Synced);
-            match until {
-                Until::Complete => disk.set_complete(&applied)?,
-                _ => disk.set_positions(&applied)?,
-            }
+            disk.set_positions(&applied, &changes)?;
             passed(Stage::Positioned);
         }
         self.state.lock().table.shrink(self.options.memory_bytes);
         Ok(())
+    }
+
+    /// The tenants of a shard that have rows. Blocks.
+    pub(super) fn tenants_of(&self, shard: ShardId) -> Result<Vec<TenantId>, DiskError> {
+        let disk = self.disk()?;
+        let mut tenants = disk.tenants()?;
+        tenants.retain(|tenant| self.shard_of(*tenant) == usize::from(shard.0));
+        Ok(tenants)
+    }
+
+    pub(super) fn disk(&self) -> Result<Arc<Disk>, DiskError> {
+        self.state.lock().disk.clone().ok_or(DiskError::Locked)
     }
 
     pub(super) fn shard_of(&self, tenant: TenantId) -> usize {

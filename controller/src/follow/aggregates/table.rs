@@ -4,6 +4,7 @@
 //! replay after a crash adds nothing twice. Which values get a row of their own depends only on the order of events, so a
 //! replay decides as the first run did.
 
+use flotilla_protocol::id::TenantId;
 use rustc_hash::FxHashMap;
 
 use super::contribution::Contribution;
@@ -122,6 +123,13 @@ impl Table {
         }
     }
 
+    /// Forgets the rows of tenants: they are replaced on disk. All rows must have been written.
+    pub(super) fn forget(&mut self, of: impl Fn(TenantId) -> bool) {
+        debug_assert!(self.dirty.is_empty(), "only rows that are on disk may be forgotten");
+        self.blocks.retain(|key, _| !of(key.tenant));
+        self.bytes = self.blocks.values().flat_map(|block| &block.rows).map(Row::bytes).sum();
+    }
+
     /// The rows in memory of a tenant's dimension in a range of buckets (end exclusive). They are newer than the disk's.
     pub(super) fn overlay(
         &self,
@@ -192,8 +200,6 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-
-    use flotilla_protocol::id::TenantId;
 
     use super::super::counters::{Counter, decode_row};
     use super::super::key::bucket_and_value;

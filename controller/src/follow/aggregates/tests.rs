@@ -32,8 +32,17 @@ fn open(dir: &Path, store: &Arc<MemoryStore>) -> (Aggregates, AggregatesFollower
     Aggregates::open(dir.to_path_buf(), options(), store.clone(), store.clone()).unwrap()
 }
 
+/// Leads every shard, if it does not yet.
+async fn lead(follower: &mut AggregatesFollower) {
+    if !follower.shared.is_led(ShardId(0)) {
+        let all: Vec<_> = (0..SHARDS).map(|number| (ShardId(number), Epoch(1))).collect();
+        follower.gained(&all).await.unwrap();
+    }
+}
+
 /// What the driver does, up to a number of batches.
 async fn drive(follower: &mut AggregatesFollower, store: &MemoryStore, mut batches: usize) {
+    lead(follower).await;
     for number in 0..SHARDS {
         let shard = ShardId(number);
         while batches > 0 && follower.position(shard) < store.feed().last(shard) {
@@ -53,14 +62,14 @@ async fn drive(follower: &mut AggregatesFollower, store: &MemoryStore, mut batch
     }
 }
 
-async fn dump(follower: &mut AggregatesFollower) -> BTreeMap<Vec<u8>, Counts> {
+pub(super) async fn dump(follower: &mut AggregatesFollower) -> BTreeMap<Vec<u8>, Counts> {
     follower.sync().await.unwrap();
     let disk = follower.shared.state.lock().disk.clone().unwrap();
     disk.range(vec![], vec![0xff; 40]).map(|row| row.map(|(key, counts)| (key.to_vec(), counts)).unwrap()).collect()
 }
 
 /// The truth: every contribution in every row, without anything clever.
-fn model(events: &[Event]) -> BTreeMap<Vec<u8>, Counts> {
+pub(super) fn model(events: &[Event]) -> BTreeMap<Vec<u8>, Counts> {
     let mut rows: BTreeMap<Vec<u8>, Counts> = BTreeMap::new();
     for it in events.iter().map(Contribution::of_event) {
         for step in Step::ALL {
@@ -73,7 +82,7 @@ fn model(events: &[Event]) -> BTreeMap<Vec<u8>, Counts> {
     rows
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(super) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -143,7 +152,11 @@ async fn a_deleted_folder_comes_back_from_the_rows() {
     let (aggregates, mut follower) = open(&dir, &store);
     assert!(!follower.is_well());
     assert_eq!(follower.position(ShardId(0)), 0, "nothing may be trimmed for us before the rebuild");
-    assert!(matches!(aggregates.query(totals(1)).await, Err(QueryError::Unavailable(_))));
+    assert_eq!(aggregates.query(totals(1)).await, Err(QueryError::NotLeading));
+    follower.shared.set_led(ShardId(0), true);
+    follower.shared.set_led(ShardId::of(tenant(1), SHARDS), true);
+    assert!(!aggregates.query(totals(1)).await.unwrap().complete);
+    (0..SHARDS).for_each(|number| follower.shared.set_led(ShardId(number), false));
     drive(&mut follower, &store, usize::MAX).await;
     assert!(dump(&mut follower).await == model(&events));
     assert!(aggregates.query(totals(1)).await.unwrap().complete);
@@ -310,7 +323,8 @@ async fn queries_see_memory_over_disk_by_page_and_by_value() {
 async fn impossible_queries_are_refused() {
     let store = MemoryStore::new(SHARDS);
     let folder = tempfile::tempdir().unwrap();
-    let (aggregates, _follower) = open(folder.path(), &store);
+    let (aggregates, mut follower) = open(folder.path(), &store);
+    lead(&mut follower).await;
     let of = |change: fn(&mut StatsQuery)| {
         let mut query = totals(1);
         change(&mut query);
@@ -332,7 +346,8 @@ async fn impossible_queries_are_refused() {
 async fn a_query_waits_for_what_was_committed_and_says_when_it_has_not_come() {
     let store = MemoryStore::new(SHARDS);
     let folder = tempfile::tempdir().unwrap();
-    let (aggregates, follower) = open(folder.path(), &store);
+    let (aggregates, mut follower) = open(folder.path(), &store);
+    lead(&mut follower).await;
     store.append_all(&lives(6, 50), &mut StdRng::seed_from_u64(6));
     let answer = aggregates.query(totals(1)).await.unwrap();
     assert!(!answer.fresh && answer.complete && answer.rows.is_empty(), "nobody follows yet");
