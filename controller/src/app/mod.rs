@@ -28,7 +28,7 @@ use crate::api::server::{self, ServerLimits, listen};
 use crate::api::{Api, cluster as cluster_api, openapi, ops};
 use crate::ca::Ca;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Coordinator};
 use crate::fleet::controllers::Controllers;
 use crate::peer::local::LocalCluster;
 use crate::peer::{self, PeerLinks};
@@ -99,7 +99,8 @@ async fn assemble(
     let closing = CancellationToken::new();
     let new_root_key = root_key::ensure(config, &*stores.catalog).await?;
     let http = listen(config.http.addr, "http.addr").await?;
-    let followers = parts::start_followers(config, &stores).await?;
+    let shards_move = matches!(company, Company::Local(_)) || config.cluster.coordinator == Coordinator::Etcd;
+    let followers = parts::start_followers(config, &stores, shards_move).await?;
     let door = parts::door(config)?;
     let now_ms = clock.now().unix_ms;
     let Joined { cluster, seat, leave } =
@@ -111,7 +112,7 @@ async fn assemble(
     let gateway = parts::start_gateway(config, &stores, &fleet, &door, led, &followers, &clock).await?;
     let quic_addr = gateway.local_addr();
     let api = parts::make_api(config, &stores, &followers, led, fleet, gateway, cluster, clock, closing.clone());
-    let upkeep = tokio::spawn(upkeep(api.clone(), metrics.clone()));
+    let upkeep = tokio::spawn(upkeep(api.clone(), followers.all.clone(), metrics.clone()));
 
     let limits = ServerLimits {
         connections_max: config.http.connections_max,
@@ -216,7 +217,7 @@ impl Node {
 }
 
 /// Small things that somebody has to do now and then.
-async fn upkeep(api: Api, metrics: metrics_exporter_prometheus::PrometheusHandle) {
+async fn upkeep(api: Api, followers: crate::follow::Followers, metrics: metrics_exporter_prometheus::PrometheusHandle) {
     let mut ticks = tokio::time::interval(UPKEEP_EVERY);
     let mut rounds = 0u64;
     loop {
@@ -225,6 +226,7 @@ async fn upkeep(api: Api, metrics: metrics_exporter_prometheus::PrometheusHandle
         let lag = api.rows.lag();
         metrics::gauge!("flotilla_rows_behind_events").set(lag.events as f64);
         metrics::gauge!("flotilla_rows_behind_batches").set(lag.batches as f64);
+        followers.observe();
         metrics::gauge!("flotilla_event_streams").set(api.live.subscribers() as f64);
         metrics::gauge!("flotilla_shards_led").set(api.shards.all().len() as f64);
         metrics::gauge!("flotilla_shards").set(f64::from(api.stores.journal.shards()));

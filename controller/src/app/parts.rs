@@ -19,7 +19,7 @@ use crate::fleet::deny::DenyList;
 use crate::fleet::devices::Devices;
 use crate::fleet::enrollments::Enrollments;
 use crate::fleet::sims::Sims;
-use crate::follow::aggregates::{self, Aggregates};
+use crate::follow::aggregates::{self, Aggregates, Snapshots};
 use crate::follow::live::Live;
 use crate::follow::{self, FollowOptions, Leads, RowsFollower, RowsReader, trim_behind};
 use crate::gateway::{self, GatewayConfig, GatewayError, GatewayHandle};
@@ -52,14 +52,16 @@ pub(super) struct Followers {
     tasks: Vec<JoinHandle<()>>,
 }
 
-pub(super) async fn start_followers(config: &Config, stores: &Stores) -> anyhow::Result<Followers> {
+/// `shards_move`: other nodes may lead what this one leads now.
+pub(super) async fn start_followers(config: &Config, stores: &Stores, shards_move: bool) -> anyhow::Result<Followers> {
     let stop = CancellationToken::new();
     let journal = &stores.journal;
     let follower = RowsFollower::open(Arc::clone(&stores.rows)).await?;
     let reader = follower.reader();
     let (rows_handle, rows_task) =
         follow::follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
-    let options = aggregates::Options { shutdown: stop.clone(), ..aggregates::Options::default() };
+    let snapshots = shards_move.then(|| Snapshots::in_catalog(Arc::clone(&stores.catalog)));
+    let options = aggregates::Options { shutdown: stop.clone(), snapshots, ..aggregates::Options::default() };
     let (dir, journal_too, rows_too) = (config.data_dir.join("stats"), Arc::clone(journal), Arc::clone(&stores.rows));
     let open = move || Aggregates::open(dir, options, journal_too, rows_too);
     let (aggregates, follower) = tokio::task::spawn_blocking(open).await?.context("opening the statistics")?;
