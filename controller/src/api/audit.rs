@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Admin, In};
+use super::auth::{Admin, Over};
 use super::page::Page;
 use super::params::{self, Query};
 use super::problem::Problem;
@@ -61,6 +61,8 @@ pub struct AuditQuery {
 }
 
 /// List acts of administration, the newest first.
+///
+/// With the root key and no tenant: those that concern the installation, such as steps of the CA's rotation.
 #[utoipa::path(
     get, path = "/v1/audit", tag = "audit", operation_id = "listAudit", params(AuditQuery),
     responses((
@@ -70,12 +72,12 @@ pub struct AuditQuery {
 )]
 pub async fn list(
     State(api): State<Api>,
-    who: In<Admin>,
+    who: Over<Admin>,
     Query(query): Query<AuditQuery>,
 ) -> Result<Response, Problem> {
     let limit = params::limit(query.limit)?;
     let before = params::parse("cursor", query.cursor.as_deref())?;
-    let found = audit::list(&*api.stores.catalog, Some(who.tenant), before, limit).await;
+    let found = audit::list(&*api.stores.catalog, who.tenant, before, limit).await;
     let found = found.map_err(|error| catalog_problem(&error))?;
     Ok(json::ok(&Page::by_id(found, limit, |entry| entry.number.to_string()).map(EntryView::of)))
 }

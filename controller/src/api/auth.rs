@@ -285,6 +285,22 @@ impl<R: Right> FromRequestParts<Api> for In<R> {
     }
 }
 
+/// A caller with a right in a tenant, or over the installation: the root key when it names no tenant.
+pub struct Over<R> {
+    pub tenant: Option<TenantId>,
+    right: PhantomData<R>,
+}
+
+impl<R: Right> FromRequestParts<Api> for Over<R> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let caller = api.keys.authenticate(&parts.headers, api.now_ms()).await?;
+        caller.require(R::SCOPE)?;
+        Ok(Self { tenant: caller.tenant_if_any(), right: PhantomData })
+    }
+}
+
 /// A caller over all tenants.
 pub struct Root(pub Caller);
 

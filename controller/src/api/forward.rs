@@ -172,7 +172,7 @@ impl<'a> Way<'a> {
             // Seen before it is looked at: what changes meanwhile ends the wait.
             self.led.borrow_and_update();
             let view = self.views.borrow_and_update().clone();
-            let own = self.api.shards.get(self.shard).map(|handle| handle.epoch());
+            let own = self.api.shards.serving(self.shard);
             match choose(&self.api.cluster.own, own, &view, self.shard, self.forwarded.as_ref(), &self.refused) {
                 Choice::Hop(hop) => return Ok(hop),
                 Choice::Refuse => return Err(not_leading()),

@@ -119,9 +119,9 @@ impl Api {
         ShardId::of(tenant, self.stores.journal.shards())
     }
 
-    /// Whether a tenant's requests are answered here. A controller that is alone answers everything.
-    fn leads(&self, tenant: TenantId) -> bool {
-        self.cluster.links.is_none() || self.shards.leads(tenant)
+    /// Whether a tenant's requests are answered here and now. A controller that is alone answers everything.
+    fn serves(&self, tenant: TenantId) -> bool {
+        self.cluster.links.is_none() || self.shards.serves(tenant)
     }
 }
 

@@ -10,6 +10,7 @@ mod client;
 mod connect;
 mod disk;
 mod e2e;
+mod forward;
 mod link;
 mod report;
 mod store;
@@ -35,6 +36,8 @@ enum What {
     Bulk(bulk::BulkOptions),
     /// From HTTP to the delivery report and the statistics
     E2e(e2e::EndToEndOptions),
+    /// A request that comes to a controller which does not lead its shard
+    Forward(forward::ForwardOptions),
     /// Frames over one device link
     Link(link::LinkOptions),
     /// Journal and rows alone
@@ -49,6 +52,7 @@ impl Bench {
             What::Accept(options) => accept::run(options).await?,
             What::Bulk(options) => bulk::run(options).await?,
             What::E2e(options) => e2e::run(options).await?,
+            What::Forward(options) => forward::run(options).await?,
             What::Link(options) => link::run(options).await?,
             What::Store(options) => store::run(options).await?,
             What::Connect(options) => connect::run(options).await?,

@@ -27,6 +27,10 @@ pub(super) struct Fleet {
     problems: Vec<Trouble>,
     problems_left_out: u64,
     controller: Option<Controller>,
+    #[serde(default)]
+    controllers: Vec<Controller>,
+    #[serde(default)]
+    controllers_missing: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +67,7 @@ struct Trouble {
 
 #[derive(Deserialize)]
 struct Controller {
+    name: String,
     version: String,
     devices_connected: u64,
     rows_behind: u64,
@@ -89,7 +94,7 @@ impl Shard {
 
 impl Fleet {
     pub(super) fn text(self, screen: &Screen) -> String {
-        let Self { devices, sims, messages, problems, problems_left_out, controller } = self;
+        let Self { devices, sims, messages, problems, problems_left_out, controller, .. } = self;
         let mut text = screen.facts([
             ("devices", format!("{} of {} online, {} draining", devices.online, devices.enrolled, devices.draining)),
             ("SIMs", format!("{} of {} ready", sims.ready, sims.online)),
@@ -127,9 +132,12 @@ impl Fleet {
                 text.push_str(&format!("and {problems_left_out} more\n"));
             }
         }
-        if let Some(controller) = controller {
+        for controller in controller.into_iter().chain(self.controllers) {
             text.push('\n');
             text.push_str(&controller.text(screen));
+        }
+        if !self.controllers_missing.is_empty() {
+            text.push_str(&format!("\nno answer from {}\n", self.controllers_missing.join(", ")));
         }
         text
     }
@@ -145,7 +153,7 @@ fn in_words(screen: &Screen, detail: &str) -> String {
 
 impl Controller {
     fn text(self, screen: &Screen) -> String {
-        let mut text = screen.title("controller");
+        let mut text = screen.title(&format!("controller {}", self.name));
         text.push_str(&screen.facts([
             ("version", self.version),
             ("devices connected", self.devices_connected.to_string()),

@@ -7,6 +7,7 @@
 mod audit;
 mod bulk;
 mod ca;
+mod cluster;
 mod devices;
 mod enroll;
 mod error;
@@ -72,6 +73,8 @@ pub enum ClientCommand {
     /// Certificates of the devices
     #[command(after_help = ca::CERTIFICATES_EXAMPLE)]
     Certificates(Call<ca::Certificates>),
+    /// Controllers and the shards they lead
+    Cluster(Group<cluster::Cluster>),
     /// Who changed what
     #[command(after_help = audit::EXAMPLE)]
     Audit(Call<audit::Audit>),
@@ -186,6 +189,7 @@ async fn dispatch(command: ClientCommand) -> Result<ExitCode, CliError> {
         C::Tenants(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Ca(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Certificates(Call { options, args }) => args.run(&Session::open(&options)?).await?,
+        C::Cluster(Group { options, command }) => command.run(&options).await?,
         C::Audit(Call { options, args }) => args.run(&Session::open(&options)?).await?,
     }
     Ok(ExitCode::SUCCESS)

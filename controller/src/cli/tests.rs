@@ -21,7 +21,7 @@ use super::http::Client;
 use super::list::Listed;
 use super::show::{Column, Screen, clean};
 use super::sse::SseEvent;
-use super::{ClientCommand, Session, audit, bulk, ca, devices, enroll, events, health, inbound, keys, messages};
+use super::{ClientCommand, Session, audit, bulk, ca, cluster, devices, enroll, events, health, inbound, keys, messages};
 use super::{dispatch, run, sims, stats, tenants};
 use crate::api::examples;
 use crate::api::problem::{Code, Problem};
@@ -128,6 +128,64 @@ fn one_thing_is_shown_whole() {
     let created: enroll::Enrollment = serde_json::from_value(examples::enrollment_created()).unwrap();
     let uri = examples::enrollment_created()["uri"].as_str().unwrap().to_owned();
     view(created.invitation(&screen(None), true), &["█▀▀▀▀▀█ ▀▄ █▀▀▀▀▀█", &uri, "2026-11-20T15:00:00.000+00:00"]);
+}
+
+#[test]
+fn a_cluster_is_two_tables() {
+    let status = |shards| {
+        let status: cluster::Status = serde_json::from_value(examples::cluster()).unwrap();
+        status.text(&screen(None), shards)
+    };
+    let rows: Vec<_> =
+        status(true).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(rows[1], "c1 up 1 120 0 7h ago 0.1.0 10.0.0.1:7444 c1.sms.example.org:7443");
+    assert_eq!(rows[2], "c2 draining 1 98 3 0.4 ms 6h ago 0.1.0 10.0.0.2:7444 c2.sms.example.org:7443");
+    assert_eq!(rows[rows.len() - 1], "1 c2 42 c1");
+    assert_eq!(status(false).lines().count(), 3);
+    let mut lost = examples::cluster();
+    lost["fresh"] = false.into();
+    lost["shards"][0] = json!({"shard": 0});
+    lost["members"][1]["answers"] = false.into();
+    let lost: cluster::Status = serde_json::from_value(lost).unwrap();
+    let text = lost.text(&screen(None), true);
+    for words in ["c1 has lost the coordination service", "1 of 2 shards have no leader", "nobody", "silent"] {
+        assert!(text.contains(words), "{words} is missing:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_is_followed_to_its_end() {
+    let drain = async |State(log): State<Log>, uri: Uri, headers: HeaderMap| {
+        log.note(&uri, headers, Bytes::new());
+        (StatusCode::ACCEPTED, axum::Json(examples::node_wish(true)))
+    };
+    let status = async |State(log): State<Log>, uri: Uri, headers: HeaderMap| {
+        let asked = log.note(&uri, headers, Bytes::new());
+        let mut cluster = examples::cluster();
+        cluster["members"][0]["shards_led"] = (3 - asked).into();
+        axum::Json(cluster)
+    };
+    let routes = Router::new().route("/v1/cluster/nodes/c1/drain", post(drain)).route("/v1/cluster", get(status));
+    let mut played = play(routes).await;
+    dispatch(played.command(&["cluster", "drain", "c1", "--wait"])).await.unwrap();
+    assert_eq!(played.paths(), ["/v1/cluster/nodes/c1/drain", "/v1/cluster", "/v1/cluster", "/v1/cluster"]);
+}
+
+#[tokio::test]
+async fn a_cluster_key_is_its_owners_and_is_never_written_over() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cluster.key");
+    let key = || {
+        let words = ["flotilla", "cluster", "key", "--out", file.to_str().unwrap()];
+        dispatch(Flotilla::try_parse_from(words).unwrap().command)
+    };
+    key().await.unwrap();
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let made = std::fs::read_to_string(&file).unwrap();
+    assert!(crate::secrets::ClusterKeys::read(&file).is_ok());
+    assert!(key().await.unwrap_err().to_string().contains("exists"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), made);
 }
 
 #[test]

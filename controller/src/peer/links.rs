@@ -45,6 +45,7 @@ pub(super) struct Inner {
     pub(super) ca: Arc<Ca>,
     certificate: Arc<LiveCertificate>,
     pub(super) endpoint: Endpoint,
+    local_addr: SocketAddr,
     transport: Arc<TransportConfig>,
     views: Views,
     links: Mutex<FxHashMap<NodeName, Arc<Link>>>,
@@ -78,12 +79,12 @@ impl PeerLinks {
         let transport = Arc::new(transport());
         let mut server = ServerConfig::with_crypto(Arc::new(tls::server(ca.clone(), certificate.clone())?));
         server.transport_config(transport.clone());
-        let addr = socket.local_addr();
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime)).map_err(
-            |source| PeerError::Bind { addr: addr.unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0))), source },
-        )?;
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let local_addr = socket.local_addr().map_err(|source| PeerError::Bind { addr: unknown, source })?;
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))
+            .map_err(|source| PeerError::Bind { addr: local_addr, source })?;
         let links = Mutex::default();
-        let inner = Arc::new(Inner { own, ca, certificate, endpoint, transport, views, links });
+        let inner = Arc::new(Inner { own, ca, certificate, endpoint, local_addr, transport, views, links });
         tokio::spawn(forget_those_who_left(Arc::downgrade(&inner), inner.views.clone()));
         Ok(Self { inner })
     }
@@ -103,6 +104,10 @@ impl PeerLinks {
         }
         let address = self.member(to)?.peer;
         Err(Unreached::Dial { peer: to.clone(), address, cause: "the link broke at once".to_owned() })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.local_addr
     }
 
     /// The present round trip to a peer, if there is a link to it.
@@ -144,9 +149,9 @@ impl PeerLinks {
 impl Inner {
     async fn dial(&self, member: &Member) -> Result<Connection, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let own = self.endpoint.local_addr().map_err(|error| text(&error))?;
+        let own = self.local_addr;
         let mut found = tokio::net::lookup_host(&member.peer).await.map_err(|error| text(&error))?;
-        let address = found.find(|address| address.is_ipv4() == own.is_ipv4() || own.ip().is_unspecified());
+        let address = found.find(|address| address.is_ipv4() == own.is_ipv4());
         let address = address.ok_or("its name has no address of the kind that cluster.peer_addr has")?;
         let tls = tls::client(self.ca.clone(), self.certificate.clone(), member.name.clone());
         let mut config = ClientConfig::new(Arc::new(tls.map_err(|error| text(&error))?));

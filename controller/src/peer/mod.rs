@@ -16,6 +16,9 @@ mod server;
 mod stream;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;

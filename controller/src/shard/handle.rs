@@ -109,6 +109,11 @@ impl ShardHandle {
         self.inbox.epoch()
     }
 
+    /// False while it starts, or is given up.
+    pub fn serves(&self) -> bool {
+        self.inbox.serves()
+    }
+
     /// Returns when the messages are durable. Ids and times are the caller's; ids are never used twice. Where there is an
     /// idempotency key, the caller has looked it up in the rows before: the shard itself remembers recent ones only.
     pub async fn accept(&self, request: AcceptRequest) -> Result<Acceptance, AcceptError> {

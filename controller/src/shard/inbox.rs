@@ -12,12 +12,13 @@
 //! - no lists of held attempts: the reports that belong to such a list may have gone to the old actor.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::{Down, Held, Report};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::handle::{AcceptError, DeviceSink, ShardError};
 use crate::domain::shard::{AcceptRequest, Acceptance, CancelOutcome, Input, Link, RouteSim, ShardStatus};
@@ -57,6 +58,10 @@ pub(super) enum Closed {
 pub(super) struct Inbox {
     shard: ShardId,
     epoch: Epoch,
+    /// False while the shard starts, or is given up: whoever can wait, does.
+    serves: AtomicBool,
+    /// Moves with `serves`.
+    changes: watch::Sender<()>,
     state: Mutex<State>,
 }
 
@@ -83,14 +88,14 @@ struct Session {
 
 impl Inbox {
     /// Closed until the first actor begins.
-    pub(super) fn new(shard: ShardId, epoch: Epoch) -> Arc<Self> {
+    pub(super) fn new(shard: ShardId, epoch: Epoch, changes: watch::Sender<()>) -> Arc<Self> {
         let state = State {
             open: Err(Closed::For { retry_after_ms: STARTING_RETRY_MS }),
             commands: Vec::new(),
             wake: None,
             sessions: FxHashMap::default(),
         };
-        Arc::new(Self { shard, epoch, state: Mutex::new(state) })
+        Arc::new(Self { shard, epoch, serves: AtomicBool::new(false), changes, state: Mutex::new(state) })
     }
 
     pub(super) fn shard(&self) -> ShardId {
@@ -99,6 +104,16 @@ impl Inbox {
 
     pub(super) fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    pub(super) fn serves(&self) -> bool {
+        self.serves.load(Ordering::Acquire)
+    }
+
+    fn set_serves(&self, serves: bool) {
+        if self.serves.swap(serves, Ordering::AcqRel) != serves {
+            self.changes.send_replace(());
+        }
     }
 
     pub(super) fn push(&self, command: Command) -> Result<(), Closed> {
@@ -129,6 +144,8 @@ impl Inbox {
             session.sink.send(vec![Down::Resume]);
             links.push(Input::DeviceUp(Box::new(session.link.clone())));
         }
+        drop(state);
+        self.set_serves(true);
         links
     }
 
@@ -137,7 +154,11 @@ impl Inbox {
         let mut state = self.state.lock();
         state.open = Err(why);
         state.wake = None;
-        std::mem::take(&mut state.commands)
+        let waiting = std::mem::take(&mut state.commands);
+        drop(state);
+        // A full disk is an answer that somebody should see.
+        self.set_serves(why == Closed::Full);
+        waiting
     }
 
     /// Hands frames to the sessions they are for.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flotilla_protocol::id::{ShardId, TenantId};
+use flotilla_protocol::id::{Epoch, ShardId, TenantId};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -12,7 +12,7 @@ use super::handle::{ShardError, ShardHandle};
 #[derive(Clone)]
 pub struct Shards {
     led: Arc<RwLock<Vec<Option<ShardHandle>>>>,
-    /// Moves when a shard is gained or given up.
+    /// Moves when a shard is gained, begins to serve, ceases to, or is gone.
     changes: watch::Sender<()>,
 }
 
@@ -29,21 +29,26 @@ impl Shards {
         led.get(usize::from(shard.0)).cloned().flatten().ok_or(ShardError::NotLeading)
     }
 
-    /// Whether this node leads the tenant's shard.
-    pub fn leads(&self, tenant: TenantId) -> bool {
+    /// Whether this node leads the tenant's shard, and the shard has started.
+    pub fn serves(&self, tenant: TenantId) -> bool {
         let led = self.led.read();
         let shard = ShardId::of(tenant, led.len() as u16);
-        led.get(usize::from(shard.0)).is_some_and(Option::is_some)
+        led.get(usize::from(shard.0)).is_some_and(|led| led.as_ref().is_some_and(ShardHandle::serves))
     }
 
-    /// One shard, if this node leads it.
-    pub fn get(&self, shard: ShardId) -> Option<ShardHandle> {
-        self.led.read().get(usize::from(shard.0)).cloned().flatten()
+    /// The epoch under which this node leads a shard that has started.
+    pub fn serving(&self, shard: ShardId) -> Option<Epoch> {
+        let led = self.led.read();
+        led.get(usize::from(shard.0))?.as_ref().filter(|led| led.serves()).map(ShardHandle::epoch)
     }
 
-    /// Word of each gain and each loss.
+    /// Word of every change in that.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
+    }
+
+    pub(super) fn changer(&self) -> watch::Sender<()> {
+        self.changes.clone()
     }
 
     /// All led shards.

@@ -167,7 +167,7 @@ impl State {
         // A gain while it is led: leadership was lost and won again faster than we heard of it.
         self.lost(shard);
         self.deps.followers.coming(shard, epoch);
-        let inbox = Inbox::new(shard, epoch);
+        let inbox = Inbox::new(shard, epoch, self.shards.changer());
         self.shards.set(shard, Some(ShardHandle::new(Arc::clone(&inbox))));
         self.led.insert(shard, Led { inbox, actor: None, panics: 0, draining: false, handing_over: false });
         self.spawn(myself, shard).await;

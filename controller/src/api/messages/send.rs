@@ -67,7 +67,7 @@ pub async fn send(State(api): State<Api>, request: Request) -> Result<Response, 
     let tenant = sender(&api, &parts.headers).await?;
     json::require_json(&parts.headers)?;
     let bytes = json::read(body, api.limits.body_bytes_max).await?;
-    if api.leads(tenant) {
+    if api.serves(tenant) {
         match take(&api, tenant, &parts.headers, &bytes).await {
             // Given up in this moment: its next leader is asked.
             Err(problem) if problem.code() == Code::NotLeading && api.cluster.links.is_some() => {}

@@ -70,7 +70,7 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
 pub async fn upload(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
     let (mut parts, mut body) = request.into_parts();
     let tenant = sender(&api, &parts.headers).await?;
-    if !api.leads(tenant) {
+    if !api.serves(tenant) {
         match forward::stream(&api, tenant, parts, body).await? {
             Sent::Answered(response) => return Ok(response),
             Sent::Here(own_parts, own_body) => (parts, body) = (own_parts, own_body),
