@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::server::{self, ServerLimits, listen};
 use crate::api::{Api, cluster as cluster_api, openapi, ops};
-use crate::ca::Ca;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Coordinator};
 use crate::fleet::controllers::Controllers;
@@ -67,7 +66,6 @@ pub struct Node {
 #[derive(Clone)]
 pub struct Shared {
     pub stores: Stores,
-    pub ca: Arc<Ca>,
     pub cluster: LocalCluster,
 }
 
@@ -75,27 +73,20 @@ pub struct Shared {
 pub async fn start(config: &Config) -> anyhow::Result<Node> {
     make_data_dir(config)?;
     let stores = parts::open_stores(config).await?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let ca = parts::open_ca(config, &stores, &clock).await?;
-    assemble(config, stores, ca, Company::Alone, false).await
+    assemble(config, stores, Company::Alone, false).await
 }
 
 /// Starts one of several nodes of this process. It leads what the cluster gives it.
 pub async fn start_together(config: &Config, shared: &Shared) -> anyhow::Result<Node> {
     make_data_dir(config)?;
-    let Shared { stores, ca, cluster } = shared.clone();
-    assemble(config, stores, ca, Company::Local(cluster), true).await
+    let Shared { stores, cluster } = shared.clone();
+    assemble(config, stores, Company::Local(cluster), true).await
 }
 
-async fn assemble(
-    config: &Config,
-    stores: Stores,
-    ca: Arc<Ca>,
-    company: Company,
-    stores_shared: bool,
-) -> anyhow::Result<Node> {
+async fn assemble(config: &Config, stores: Stores, company: Company, stores_shared: bool) -> anyhow::Result<Node> {
     let metrics = telemetry::metrics()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let ca = parts::open_ca(config, &stores, &clock).await?;
     let closing = CancellationToken::new();
     let new_root_key = root_key::ensure(config, &*stores.catalog).await?;
     let http = listen(config.http.addr, "http.addr").await?;

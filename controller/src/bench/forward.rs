@@ -4,7 +4,7 @@
 //! the other one, in turns, so that the difference is the way between them and nothing else. They share the machine with the
 //! load generator, which makes the difference look larger than it is between two machines without one.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,9 +17,9 @@ use super::accept::message;
 use super::client::{Connection, request};
 use super::report::Report;
 use crate::app::{self, Node, Shared, root_key};
-use crate::ca::{Ca, TrustDomain};
 use crate::config::Config;
 use crate::peer::local::LocalCluster;
+use crate::secrets::ClusterKeys;
 use crate::store::sqlite;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -81,25 +81,28 @@ fn name(number: u8) -> anyhow::Result<NodeName> {
     Ok(NodeName::parse(&format!("c{number}"))?)
 }
 
-fn config(folder: &std::path::Path, number: u8) -> Config {
+fn key_file(folder: &Path) -> PathBuf {
+    folder.join("cluster.key")
+}
+
+fn config(folder: &Path, number: u8) -> Config {
     let mut config = Config { data_dir: folder.join(format!("c{number}")), ..Config::default() };
     let free = ([127, 0, 0, 1], 0).into();
     (config.http.addr, config.quic.addr, config.cluster.peer_addr) = (free, free, free);
     config.cluster.node = Some(format!("c{number}"));
+    config.cluster.key_file = Some(key_file(folder));
     config
 }
 
 /// Two controllers; the first one leads everything.
-async fn start(folder: &std::path::Path) -> anyhow::Result<[Node; 2]> {
+async fn start(folder: &Path) -> anyhow::Result<[Node; 2]> {
     let options = sqlite::Options { shards: SHARDS, ..sqlite::Options::default() };
-    let (store_dir, ca_dir) = (folder.join("store"), folder.join("ca"));
+    let store_dir = folder.join("store");
     let open = move || sqlite::open(&store_dir, &options);
     let stores = tokio::task::spawn_blocking(open).await??;
-    let trust_domain = TrustDomain::parse("bench.example")?;
-    let now_s = u64::try_from(jiff::Timestamp::now().as_second())?;
-    let ca = tokio::task::spawn_blocking(move || Ca::open_or_create(&ca_dir, trust_domain, now_s)).await??;
     let cluster = LocalCluster::new(&stores.journal.epochs().await?);
-    let shared = Shared { stores, ca: Arc::new(ca), cluster };
+    let shared = Shared { stores, cluster };
+    ClusterKeys::read_or_create(&key_file(folder))?;
     let first = app::start_together(&config(folder, 1), &shared).await?;
     let second = app::start_together(&config(folder, 2), &shared).await?;
     shared.cluster.place_all(&name(1)?);

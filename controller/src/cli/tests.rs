@@ -21,7 +21,9 @@ use super::http::Client;
 use super::list::Listed;
 use super::show::{Column, Screen, clean};
 use super::sse::SseEvent;
-use super::{ClientCommand, Session, audit, bulk, ca, cluster, devices, enroll, events, health, inbound, keys, messages};
+use super::{
+    ClientCommand, Session, audit, bulk, ca, cluster, devices, enroll, events, health, inbound, keys, messages,
+};
 use super::{dispatch, run, sims, stats, tenants};
 use crate::api::examples;
 use crate::api::problem::{Code, Problem};
@@ -136,8 +138,7 @@ fn a_cluster_is_two_tables() {
         let status: cluster::Status = serde_json::from_value(examples::cluster()).unwrap();
         status.text(&screen(None), shards)
     };
-    let rows: Vec<_> =
-        status(true).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let rows: Vec<_> = status(true).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(rows[1], "c1 up 1 120 0 7h ago 0.1.0 10.0.0.1:7444 c1.sms.example.org:7443");
     assert_eq!(rows[2], "c2 draining 1 98 3 0.4 ms 6h ago 0.1.0 10.0.0.2:7444 c2.sms.example.org:7443");
     assert_eq!(rows[rows.len() - 1], "1 c2 42 c1");

@@ -32,7 +32,10 @@ async fn everything_of_a_tenant_is_there_through_a_node_that_leads_nothing() {
     assert_eq!(stats["rows"][0]["accepted"], 1, "{stats}");
     assert_eq!(answer(nodes.get(2, "/v1/inbound")).await.expect(200)["items"], json!([]));
     // Whoever lists sees all; the counts of the health are then as new.
-    assert_eq!(answer(nodes.get(2, "/v1/messages?state=queued")).await.expect(200)["items"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        answer(nodes.get(2, "/v1/messages?state=queued")).await.expect(200)["items"].as_array().unwrap().len(),
+        1
+    );
     assert_eq!(answer(nodes.get(2, "/v1/fleet/health")).await.expect(200)["messages"]["queued"], 1);
     let code = answer(nodes.post(2, "/v1/enrollments", &json!({"device_name": "attic"}))).await.expect(201);
     let picture = nodes.get(2, &format!("/v1/enrollments/{}/qr.svg", code["id"].as_str().unwrap()));

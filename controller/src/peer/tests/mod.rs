@@ -5,7 +5,6 @@ mod links;
 mod moves;
 mod trouble;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_cluster::NodeName;
@@ -16,9 +15,9 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::app::{self, Node, Shared, root_key};
-use crate::ca::{Ca, TrustDomain};
 use crate::config::Config;
 use crate::peer::local::LocalCluster;
+use crate::secrets::ClusterKeys;
 use crate::store::sqlite;
 
 const SHARDS: u16 = 4;
@@ -47,6 +46,9 @@ fn config(dir: &TempDir, number: usize) -> Config {
     (config.http.addr, config.quic.addr, config.cluster.peer_addr) = (free, free, free);
     config.http.drain_s = 2;
     config.cluster.node = Some(name(number).to_string());
+    let key_file = dir.path().join("cluster.key");
+    ClusterKeys::read_or_create(&key_file).unwrap();
+    config.cluster.key_file = Some(key_file);
     config
 }
 
@@ -62,11 +64,8 @@ impl Nodes {
         let dir = tempfile::tempdir().unwrap();
         let options = sqlite::Options { shards: SHARDS, ..sqlite::Options::default() };
         let stores = sqlite::open(&dir.path().join("store"), &options).unwrap();
-        let trust_domain = TrustDomain::parse("test.example").unwrap();
-        let now_s = jiff::Timestamp::now().as_second() as u64;
-        let ca = Arc::new(Ca::open_or_create(&dir.path().join("ca"), trust_domain, now_s).unwrap());
         let cluster = LocalCluster::new(&stores.journal.epochs().await.unwrap());
-        let shared = Shared { stores, ca, cluster };
+        let shared = Shared { stores, cluster };
         let mut nodes = Vec::new();
         for number in 1..=count {
             let mut config = config(&dir, number);
