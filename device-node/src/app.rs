@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigError, kernel, read};
 use crate::enroll::enroll;
 use crate::fleet::{self, Fleet, Member, Shared, software};
 use crate::identity::{Identity, IdentityStore, SoftwareKeys};
-use crate::link::Links;
+use crate::link::{Links, Transport};
 use crate::netwatch;
 use crate::outbox::{self, Options, Outbox};
 use crate::radio::modem::{Modem, scripted};
@@ -414,7 +414,10 @@ fn status_text(status: &NodeStatus) -> String {
     )];
     for device in status.devices.iter().take(DEVICES_SHOWN) {
         let line = match (&device.line.controller, &device.line.last_error) {
-            (Some(controller), _) => format!("connected to {controller}, {} ms", device.line.rtt_ms.unwrap_or(0)),
+            (Some(controller), _) => {
+                let over = device.line.transport.map_or("", Transport::as_str);
+                format!("connected to {controller} over {over}, {} ms", device.line.rtt_ms.unwrap_or(0))
+            }
             (None, Some(error)) => format!("not connected: {error}"),
             (None, None) => "connecting".to_owned(),
         };

@@ -8,7 +8,6 @@ use flotilla_protocol::id::DeviceId;
 use flotilla_protocol::wire::{
     DeviceInfo, ENROLL_PROTOCOL, EnrollDown, EnrollRefusal, EnrollUp, Issued, recovery_statement,
 };
-use quinn::VarInt;
 use tokio::time::{sleep, timeout};
 
 use crate::identity::{DeviceKey, Identity, IdentityError, IdentityStore, KeyError, KeyStore, certificate_request};
@@ -38,10 +37,7 @@ pub enum EnrollError {
 
 impl From<StreamError> for EnrollError {
     fn from(error: StreamError) -> Self {
-        Self::Connect(match error {
-            StreamError::Connection(error) => error.into(),
-            error => error.into(),
-        })
+        Self::Connect(error.into())
     }
 }
 
@@ -115,7 +111,7 @@ pub async fn recover(
     let config = links.recovery_config(&identity.roots_der).map_err(ConnectError::from)?;
     let mut session = links.open(&config, controllers).await?;
     let proven = timeout(DIALOGUE_DEADLINE, prove(&mut session, identity, csr_der)).await;
-    hang_up(session);
+    session.hang_up();
     Ok((fresh, issued(proven.map_err(|_| ConnectError::Timeout)??)?))
 }
 
@@ -160,13 +156,8 @@ async fn ask_once(
 ) -> Result<EnrollDown, EnrollError> {
     let mut session = links.open(config, targets).await?;
     let answer = timeout(DIALOGUE_DEADLINE, ask(&mut session, request)).await;
-    hang_up(session);
+    session.hang_up();
     answer.map_err(|_| ConnectError::Timeout)?
-}
-
-fn hang_up(mut session: Session) {
-    session.stream.finish();
-    session.connection.close(VarInt::from_u32(0), b"");
 }
 
 async fn ask(session: &mut Session, frame: &EnrollUp) -> Result<EnrollDown, EnrollError> {

@@ -26,9 +26,12 @@ pub async fn watch(links: Links, agent: AgentHandle, clock: Arc<dyn Clock>, cont
         let found = source_address(&controller).await;
         if found.is_some() && source.is_some() && found != source {
             tracing::info!("the network has changed");
-            if let Err(error) = links.network_changed() {
-                tracing::warn!(%error, "no new socket: connecting anew");
-                agent.reconnect().await;
+            match links.network_changed() {
+                Ok(()) => agent.network_changed().await,
+                Err(error) => {
+                    tracing::warn!(%error, "no new socket: connecting anew");
+                    agent.reconnect().await;
+                }
             }
         } else if slept_ms > SLEPT_MS {
             tracing::info!(slept_ms, "the machine has slept: connecting anew");

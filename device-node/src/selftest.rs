@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::agent::{AgentStatus, LineStatus};
 use crate::clock::{Clock, SystemClock};
 use crate::identity::{Identity, IdentityStore};
-use crate::link::{ConnectError, Links};
+use crate::link::{ConnectError, Links, Transport};
 use crate::radio::{Radio, RadioEvent};
 
 /// Enough for a modem that has just been plugged in.
@@ -102,24 +102,37 @@ pub async fn controllers(identity: &Identity, hello: &Hello) -> Vec<Check> {
         Ok(config) => config,
         Err(error) => return vec![check("controllers", Verdict::Failed, error.to_string())],
     };
-    let mut checks = Vec::new();
+    let (mut checks, mut met) = (Vec::new(), false);
     for controller in &identity.controllers {
         let what = format!("controller {controller}");
         let start = Instant::now();
         let hello = || Hello { device_ms: SystemClock.now().boot_ms, ..hello.clone() };
         checks.push(match links.connect(&config, std::slice::from_ref(controller), hello).await {
             Ok((session, _)) => {
-                session.connection.close(0u8.into(), b"");
-                check(&what, Verdict::Ok, format!("welcomes this device in {} ms", start.elapsed().as_millis()))
+                let transport = session.transport();
+                session.hang_up();
+                met = true;
+                welcomed(&what, transport, start.elapsed())
             }
             Err(error) => turned_away(&what, &error),
         });
     }
     links.close().await;
-    if checks.iter().all(|check| check.verdict != Verdict::Ok) {
+    if !met {
         checks.iter_mut().for_each(|check| check.verdict = Verdict::Failed);
     }
     checks
+}
+
+fn welcomed(what: &str, transport: Transport, after: Duration) -> Check {
+    let word = format!("welcomes this device in {} ms", after.as_millis());
+    match transport {
+        Transport::Quic => check(what, Verdict::Ok, format!("{word}, over QUIC")),
+        Transport::Tcp => {
+            let remedy = "over TCP, because UDP does not pass: open UDP on the way there";
+            check(what, Verdict::Warning, format!("{word}, {remedy}"))
+        }
+    }
 }
 
 /// One controller may send a device to others, as long as one of them welcomes it.
@@ -128,8 +141,8 @@ fn turned_away(what: &str, error: &ConnectError) -> Check {
         ConnectError::Redirected(_) | ConnectError::Refused { reason: Refusal::Busy | Refusal::ShuttingDown, .. } => {
             check(what, Verdict::Warning, error.to_string())
         }
-        ConnectError::Timeout | ConnectError::Connection(_) => {
-            check(what, Verdict::Failed, format!("{error}; is UDP open on the way there?"))
+        ConnectError::Timeout | ConnectError::Connection(_) | ConnectError::Tcp(_) => {
+            check(what, Verdict::Failed, format!("{error}; is UDP, or at least TCP, open on the way there?"))
         }
         _ => check(what, Verdict::Failed, error.to_string()),
     }
@@ -157,6 +170,9 @@ pub fn running(device: &AgentStatus) -> Vec<Check> {
 
 fn line(line: &LineStatus) -> Check {
     let (verdict, word) = match (&line.controller, &line.last_error) {
+        (Some(controller), _) if line.transport == Some(Transport::Tcp) => {
+            (Verdict::Warning, format!("connected to {controller} over TCP: UDP does not pass"))
+        }
         (Some(controller), _) => (Verdict::Ok, format!("connected to {controller}")),
         (None, Some(error)) => (Verdict::Failed, format!("not connected: {error}")),
         (None, None) => (Verdict::Failed, "not connected yet, try again in a moment".to_owned()),
@@ -209,6 +225,8 @@ mod tests {
     fn a_running_node_is_taken_at_its_word() {
         let up = LineStatus { connected: true, controller: Some("c:1".into()), ..LineStatus::default() };
         assert_eq!(line(&up).verdict, Verdict::Ok);
+        let fallback = LineStatus { transport: Some(Transport::Tcp), ..up };
+        assert_eq!(line(&fallback).verdict, Verdict::Warning);
         let down = LineStatus { last_error: Some("no answer".into()), ..LineStatus::default() };
         assert_eq!(line(&down).verdict, Verdict::Failed);
         assert!(line(&down).detail.contains("no answer") && line(&down).detail.contains("running node"));

@@ -15,7 +15,7 @@ use super::machine::{Machine, Order};
 use super::{AgentError, AgentStatus, Command, Commands, Exit, Parts, Present, SimStatus, fresh_or};
 use crate::clock::{Clock, Now};
 use crate::identity::{DeviceKey, certificate_request};
-use crate::link::StreamError;
+use crate::link::{StreamError, TCP_PING, Transport};
 use crate::outbox::{Awaiting, Commit, DeviceOutbox, State};
 use crate::radio::{Outstanding, Radio, RadioEvent};
 
@@ -234,6 +234,11 @@ impl Agent {
                 self.line.reconnect();
                 LineEvent::Lost
             }
+            Command::NetworkChanged if self.line.transport() == Some(Transport::Tcp) => {
+                self.line.reconnect();
+                LineEvent::Lost
+            }
+            Command::NetworkChanged => LineEvent::Nothing,
             Command::Log { level, target, line } => {
                 if level <= self.talk.settings.log_level {
                     let line = cut(line, LOG_LINE_BYTES_MAX);
@@ -295,7 +300,8 @@ impl Agent {
         self.settings(welcome.settings);
         self.telemetry();
         self.renew();
-        tracing::info!(device = %self.line.identity().device, epoch = %welcome.epoch, "connected");
+        let transport = self.line.transport().map_or("", Transport::as_str);
+        tracing::info!(device = %self.line.identity().device, epoch = %welcome.epoch, transport, "connected");
         // Frames may have come together with the welcome.
         let event = self.frames();
         if !matches!(event, LineEvent::Nothing) {
@@ -313,9 +319,15 @@ impl Agent {
 
     fn settings(&mut self, settings: Settings) {
         let now = Instant::now();
-        self.talk.next_ping = Some(now + seconds(settings.ping_interval_s));
+        self.talk.next_ping = Some(now + self.ping_every(&settings));
         self.talk.next_telemetry = Some(now + seconds(settings.telemetry_interval_s));
         self.talk.settings = settings;
+    }
+
+    /// QUIC keeps itself alive; over TCP a clock pair does.
+    fn ping_every(&self, settings: &Settings) -> Duration {
+        let asked = seconds(settings.ping_interval_s);
+        if self.line.transport() == Some(Transport::Tcp) { asked.min(TCP_PING) } else { asked }
     }
 
     /// Takes in all whole frames that are here.
@@ -373,7 +385,7 @@ impl Agent {
         let (now, instant) = (self.now(), Instant::now());
         self.machine.tick(now);
         if self.talk.next_ping.is_some_and(|at| at <= instant) {
-            self.talk.next_ping = Some(instant + seconds(self.talk.settings.ping_interval_s));
+            self.talk.next_ping = Some(instant + self.ping_every(&self.talk.settings));
             self.machine.queue_frame(Up::Ping { device_ms: now.boot_ms });
             self.renew();
         }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::clock::Clock;
 use crate::enroll::{EnrollError, recover};
 use crate::identity::{Credential, DeviceKey, Identity, IdentityError, IdentityStore};
-use crate::link::{ConnectError, Dialer, Links, Session, StreamError};
+use crate::link::{ConnectError, Dialer, Links, Session, StreamError, Transport, Turn};
 
 type Connecting = Pin<Box<dyn Future<Output = Result<(Session, Welcome), ConnectError>> + Send>>;
 type Recovering = Pin<Box<dyn Future<Output = Result<(Arc<dyn DeviceKey>, Issued), EnrollError>> + Send>>;
@@ -44,6 +44,9 @@ enum Phase {
 pub struct LineStatus {
     pub connected: bool,
     pub controller: Option<String>,
+    /// `tcp` where UDP does not pass.
+    #[serde(default)]
+    pub transport: Option<Transport>,
     /// Why the last link, or the last try for one, has ended.
     pub last_error: Option<String>,
     pub certificate_not_after_s: u64,
@@ -121,9 +124,10 @@ impl Line {
         LineStatus {
             connected: session.is_some(),
             controller: session.map(|session| session.controller.clone()),
+            transport: session.map(|session| session.transport()),
             last_error: self.last_error.clone(),
             certificate_not_after_s: self.identity.credential.not_after_s,
-            rtt_ms: session.map(|session| session.connection.rtt().as_millis() as u64),
+            rtt_ms: session.map(|session| session.rtt().as_millis() as u64),
         }
     }
 
@@ -136,7 +140,15 @@ impl Line {
         self.dialer.avoid_current();
     }
 
-    pub(super) fn dial(&mut self, clock: Arc<dyn Clock>, mut hello: Hello) {
+    /// `None` without a link.
+    pub(super) fn transport(&self) -> Option<Transport> {
+        match &self.phase {
+            Phase::Up { session, .. } => Some(session.transport()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn dial(&mut self, clock: Arc<dyn Clock>, hello: Hello) {
         let targets = self.dialer.targets();
         let credential = match &self.identity.previous {
             Some(previous) if self.use_previous => previous,
@@ -145,10 +157,7 @@ impl Line {
         let (links, config) = (self.links.clone(), self.links.link_config(credential, &self.identity.roots_der));
         self.phase = Phase::Dialing(Box::pin(async move {
             let config = config?;
-            let tell_the_time = || {
-                hello.device_ms = clock.now().boot_ms;
-                hello
-            };
+            let tell_the_time = || Hello { device_ms: clock.now().boot_ms, ..hello.clone() };
             links.connect(&config, &targets, tell_the_time).await
         }));
     }
@@ -168,8 +177,13 @@ impl Line {
                 let done = recovering.await;
                 self.recovered(done)
             }
-            Phase::Up { session, .. } => match session.stream.turn().await {
-                Ok(()) => LineEvent::Moved,
+            Phase::Up { session, .. } => match session.turn().await {
+                Ok(Turn::Moved) => LineEvent::Moved,
+                Ok(Turn::QuicPasses) => {
+                    tracing::info!(device = %self.identity.device, "UDP passes: from TCP to QUIC");
+                    self.reconnect();
+                    LineEvent::Lost
+                }
                 Err(error) => self.lost(&error),
             },
         }
@@ -229,8 +243,7 @@ impl Line {
         if let Phase::Up { session, .. } = &mut self.phase {
             let say = async {
                 if session.stream.flush().await.is_ok() {
-                    session.stream.finish();
-                    session.stream.drained().await;
+                    session.stream.finish().await;
                 }
             };
             // Whatever was not read is repeated after the next start.
@@ -385,9 +398,11 @@ impl Line {
     }
 
     fn hang_up(&mut self) {
-        if let Phase::Up { session, .. } = &self.phase {
-            session.connection.close(quinn::VarInt::from_u32(0), b"");
-            self.wait(0);
+        if matches!(self.phase, Phase::Up { .. }) {
+            let waiting = Phase::Waiting { until: Instant::now() };
+            if let Phase::Up { session, .. } = std::mem::replace(&mut self.phase, waiting) {
+                session.hang_up();
+            }
         }
     }
 

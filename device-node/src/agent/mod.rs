@@ -114,6 +114,7 @@ impl SimStatus {
 enum Command {
     Status(oneshot::Sender<AgentStatus>),
     Reconnect,
+    NetworkChanged,
     Log { level: u8, target: String, line: String },
     Stop,
 }
@@ -144,6 +145,12 @@ impl AgentHandle {
     pub async fn reconnect(&self) {
         // An agent that has ended needs no link.
         let _ = self.0.send(Command::Reconnect).await;
+    }
+
+    /// The process has new sockets. A link over QUIC moves with them, one over TCP connects anew.
+    pub async fn network_changed(&self) {
+        // An agent that has ended needs no link.
+        let _ = self.0.send(Command::NetworkChanged).await;
     }
 
     /// Offers a line of the log; dropped when nobody wants it or the agent is busy. Levels: 1 error to 5 trace.

@@ -1,42 +1,56 @@
-//! Connections from this process to controllers: QUIC endpoints, TLS, the handshake up to `Welcome`.
+//! Connections from this process to controllers: QUIC endpoints, TCP where UDP does not pass, TLS, the handshake up to
+//! `Welcome`.
 
+mod choice;
 mod dialer;
+mod race;
+mod session;
 mod stream;
+mod tcp;
 mod tls;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use flotilla_protocol::wire::{CONTROLLER_NAME, Down, Hello, Refusal, Up, Welcome};
+use flotilla_protocol::wire::{Down, Hello, Refusal, Up, Welcome};
+use parking_lot::Mutex;
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
     ClientConfig, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
 };
 use rustix::net::sockopt;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::identity::Credential;
 
+use choice::{Look, Udp};
+use race::Race;
+
+pub use choice::Transport;
 pub use dialer::{Dialer, PAUSE_MAX_MS, PAUSE_MIN_MS, STABLE_MS};
+pub use session::{Session, TCP_PING, Turn};
 pub use stream::{FrameStream, StreamError};
 pub use tls::TlsError;
 
 /// From the first packet to `Welcome`.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
-/// A controller that has not answered by then gets company by the next one.
-const STAGGER: Duration = Duration::from_millis(800);
-/// Addresses of one host name that are tried.
-const ADDRESSES_MAX: usize = 4;
+/// From `Hello` to its answer; then the other transport gets its turn. A controller whose store is slow answers after 5 s.
+const WELCOME_PATIENCE: Duration = Duration::from_secs(7);
+/// For the handshake that shows whether UDP passes.
+const LOOK_DEADLINE: Duration = Duration::from_secs(5);
+/// Controllers of which is kept whether UDP passes.
+const CONTROLLERS_MAX: usize = 256;
 /// Handshakes of this process under way at once. Thousands that share a processor would all end in their deadline.
 const HANDSHAKES_MAX: usize = 64;
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// After a silence this long a link says something. A controller that was killed and is back knows nothing of its links,
 /// and answers their next packet with a stateless reset: so this is how long its restart goes unnoticed on an idle link. A
-/// machine on the mains can afford it. A phone, which wakes its modem each time, does better with 15 s: [`Links::bind_with`].
+/// machine on the mains can afford it. A phone, which wakes its modem each time, does better with 15 s: [`Options`].
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(45);
 
@@ -54,6 +68,8 @@ pub enum ConnectError {
     NotAccepted(String),
     #[error("{0}")]
     Connection(String),
+    #[error("over TCP: {0}")]
+    Tcp(String),
     #[error("redirected to {}", .0.join(", "))]
     Redirected(Vec<String>),
     #[error("refused ({reason:?}): {detail}")]
@@ -61,7 +77,7 @@ pub enum ConnectError {
     #[error("the controller answered with something else than a welcome")]
     Unexpected,
     #[error(transparent)]
-    Stream(#[from] StreamError),
+    Stream(StreamError),
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -83,6 +99,35 @@ impl From<ConnectionError> for ConnectError {
     }
 }
 
+impl From<StreamError> for ConnectError {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Connection(error) => error.into(),
+            StreamError::Tcp(error) => match tcp::alert(&error) {
+                Some(alert) => Self::NotAccepted(alert),
+                None => Self::Stream(StreamError::Tcp(error)),
+            },
+            error => Self::Stream(error),
+        }
+    }
+}
+
+/// What the machine that carries the links may want otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Of links over QUIC; has to stay well below the idle timeout of 45 s.
+    pub keep_alive: Duration,
+    /// From the first finding that UDP does not pass to the first look whether it does; later looks are less frequent. Short
+    /// by default, because a controller that was just starting, or was overrun, looks the same.
+    pub look: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { keep_alive: KEEP_ALIVE, look: Duration::from_secs(60) }
+    }
+}
+
 /// The endpoints of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Links(Arc<Inner>);
@@ -93,48 +138,50 @@ struct Inner {
     endpoints: Vec<Endpoint>,
     next: AtomicUsize,
     handshakes: Semaphore,
+    /// What is known of UDP to each controller, for all links of the process: they share its network.
+    udp: Mutex<HashMap<String, Udp>>,
+    begun: Instant,
+    look_ms: u64,
 }
 
 /// A configuration for one kind of connection of one device.
 #[derive(Clone)]
-pub struct LinkConfig(ClientConfig);
-
-/// A link on which `Welcome` was said.
-pub struct Session {
-    pub stream: FrameStream,
-    pub connection: quinn::Connection,
-    /// As it was named in the list of targets.
-    pub controller: String,
+pub struct LinkConfig {
+    quic: ClientConfig,
+    tls: Arc<rustls::ClientConfig>,
 }
 
 impl Links {
     /// Binds `sockets` UDP sockets, over which the connections are spread. Needs a tokio runtime.
     pub fn bind(sockets: usize) -> io::Result<Self> {
-        Self::bind_with(sockets, KEEP_ALIVE)
+        Self::bind_with(sockets, Options::default())
     }
 
-    /// With another keep-alive than [`KEEP_ALIVE`]; it has to stay well below the idle timeout of 45 s.
-    pub fn bind_with(sockets: usize, keep_alive: Duration) -> io::Result<Self> {
+    pub fn bind_with(sockets: usize, options: Options) -> io::Result<Self> {
         let endpoints = (0..sockets.max(1)).map(|_| bind()).collect::<io::Result<_>>()?;
-        let (tls, transport) = (tls::Tls::new(), Arc::new(transport(keep_alive)));
+        let (tls, transport) = (tls::Tls::new(), Arc::new(transport(options.keep_alive)));
         let (next, handshakes) = (AtomicUsize::new(0), Semaphore::new(HANDSHAKES_MAX));
-        Ok(Self(Arc::new(Inner { tls, transport, endpoints, next, handshakes })))
+        let (udp, begun) = (Mutex::default(), Instant::now());
+        let look_ms = options.look.as_millis() as u64;
+        Ok(Self(Arc::new(Inner { tls, transport, endpoints, next, handshakes, udp, begun, look_ms })))
     }
 
     pub fn link_config(&self, credential: &Credential, roots_der: &[Vec<u8>]) -> Result<LinkConfig, TlsError> {
-        Ok(self.config(self.0.tls.link(credential, roots_der)?))
+        self.config(self.0.tls.link(credential, roots_der)?)
     }
 
     pub fn recovery_config(&self, roots_der: &[Vec<u8>]) -> Result<LinkConfig, TlsError> {
-        Ok(self.config(self.0.tls.recovery(roots_der)?))
+        self.config(self.0.tls.recovery(roots_der)?)
     }
 
     pub fn enrollment_config(&self, pins: Vec<[u8; 32]>) -> Result<LinkConfig, TlsError> {
-        Ok(self.config(self.0.tls.enrollment(pins)?))
+        self.config(self.0.tls.enrollment(pins)?)
     }
 
-    /// The network has changed: new sockets, so that live connections move over (QUIC migration) instead of timing out.
+    /// The network has changed: new sockets, so that live connections move over (QUIC migration) instead of timing out. What
+    /// is on TCP has to connect anew. What was known of UDP is not known any more.
     pub fn network_changed(&self) -> io::Result<()> {
+        self.0.udp.lock().clear();
         for endpoint in &self.0.endpoints {
             let any = match endpoint.local_addr()? {
                 SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -148,7 +195,13 @@ impl Links {
     /// Connects to the first of `targets` that completes the handshake, and opens the stream. Whoever is slow gets company.
     pub async fn open(&self, config: &LinkConfig, targets: &[String]) -> Result<Session, ConnectError> {
         let _place = self.0.handshakes.acquire().await;
-        timeout(CONNECT_DEADLINE, self.race(config, targets)).await.map_err(|_| ConnectError::Timeout)?
+        let open = async {
+            let mut race = Race::new(self, config, targets);
+            let session = race.next().await?;
+            race.won(&session, false);
+            Ok(session)
+        };
+        timeout(CONNECT_DEADLINE, open).await.map_err(|_| ConnectError::Timeout)?
     }
 
     /// Says hello and waits for the welcome. `hello` is asked at the last moment, for it tells the time.
@@ -156,18 +209,24 @@ impl Links {
         &self,
         config: &LinkConfig,
         targets: &[String],
-        hello: impl FnOnce() -> Hello,
+        hello: impl Fn() -> Hello,
     ) -> Result<(Session, Welcome), ConnectError> {
         // The deadline counts from the first packet, not from the place in the queue.
         let _place = self.0.handshakes.acquire().await;
         let greet = async {
-            let mut session = self.race(config, targets).await?;
-            session.stream.queue(&Up::Hello(hello()))?;
-            match greet(&mut session).await {
-                Ok(welcome) => Ok((session, welcome)),
-                Err(error) => {
-                    session.connection.close(VarInt::from_u32(0), b"");
-                    Err(error)
+            let mut race = Race::new(self, config, targets);
+            loop {
+                let mut session = race.next().await?;
+                match timeout(WELCOME_PATIENCE, greet(&mut session, hello())).await {
+                    Ok(Ok(welcome)) => {
+                        race.won(&session, true);
+                        return Ok((session, welcome));
+                    }
+                    Ok(Err(error)) => {
+                        session.hang_up();
+                        return Err(error);
+                    }
+                    Err(_) => race.silent(session),
                 }
             }
         };
@@ -182,72 +241,82 @@ impl Links {
         }
     }
 
-    async fn race(&self, config: &LinkConfig, targets: &[String]) -> Result<Session, ConnectError> {
-        let endpoint = &self.0.endpoints[self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.endpoints.len()];
-        if let [only] = targets {
-            return dial(endpoint.clone(), config.clone(), only.clone()).await;
-        }
-        let mut runners = JoinSet::new();
-        let mut rest = targets.iter();
-        let mut last_error = ConnectError::NoController;
-        loop {
-            let more = match rest.next() {
-                Some(target) => {
-                    runners.spawn(dial(endpoint.clone(), config.clone(), target.clone()));
-                    rest.len() > 0
-                }
-                None if runners.is_empty() => return Err(last_error),
-                None => false,
-            };
-            tokio::select! {
-                Some(done) = runners.join_next() => match done {
-                    Ok(Ok(session)) => return Ok(session),
-                    Ok(Err(error)) => last_error = error,
-                    Err(error) => last_error = ConnectError::Connection(error.to_string()),
-                },
-                () = sleep(STAGGER), if more => {}
-                else => {}
+    /// Over one of the sockets, by turns.
+    fn endpoint(&self) -> Endpoint {
+        let Inner { endpoints, next, .. } = &*self.0;
+        endpoints[next.fetch_add(1, Ordering::Relaxed) % endpoints.len()].clone()
+    }
+
+    fn config(&self, tls: Arc<rustls::ClientConfig>) -> Result<LinkConfig, TlsError> {
+        let crypto = QuicClientConfig::try_from(tls.clone()).map_err(|error| TlsError::Setup(error.to_string()))?;
+        let mut quic = ClientConfig::new(Arc::new(crypto));
+        quic.transport_config(self.0.transport.clone());
+        Ok(LinkConfig { quic, tls })
+    }
+
+    /// The transport with which to begin.
+    fn first(&self, controller: &str) -> Transport {
+        self.udp(controller, |udp, _| udp.first())
+    }
+
+    fn quic_answered(&self, controller: &str, welcomed: bool) {
+        self.udp(controller, |udp, _| if welcomed { udp.proved() } else { udp.answered() });
+    }
+
+    fn quic_silent(&self, controller: &str) {
+        tracing::info!(controller, "no answer over UDP: this link is on TCP, until UDP passes");
+        self.udp(controller, |udp, now_ms| udp.silent(now_ms, self.0.look_ms, rand::random()));
+    }
+
+    fn look(&self, controller: &str) -> Look {
+        self.udp(controller, Udp::look)
+    }
+
+    /// Of a time that [`Links::look`] has named.
+    fn instant(&self, at_ms: u64) -> Instant {
+        self.0.begun + Duration::from_millis(at_ms)
+    }
+
+    /// Whether the controller answers over UDP, for everybody who wants to know. Nothing is said to it but a handshake.
+    async fn look_now(&self, config: &LinkConfig, controller: &str) {
+        let dialed = race::dial_quic(self.endpoint(), config, controller.to_owned());
+        let answered = match timeout(LOOK_DEADLINE, dialed).await {
+            Ok(Ok(session)) => {
+                session.hang_up();
+                true
             }
+            Ok(Err(error)) => matches!(error, ConnectError::NotTrusted(_) | ConnectError::NotAccepted(_)),
+            Err(_) => false,
+        };
+        tracing::debug!(controller, answered, "looked whether UDP passes");
+        match answered {
+            true => self.quic_answered(controller, false),
+            false => self.udp(controller, |udp, now_ms| udp.silent(now_ms, self.0.look_ms, rand::random())),
         }
     }
 
-    fn config(&self, crypto: quinn::crypto::rustls::QuicClientConfig) -> LinkConfig {
-        let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(self.0.transport.clone());
-        LinkConfig(config)
+    fn udp<T>(&self, controller: &str, with: impl FnOnce(&mut Udp, u64) -> T) -> T {
+        let now_ms = self.0.begun.elapsed().as_millis() as u64;
+        let mut known = self.0.udp.lock();
+        if known.len() >= CONTROLLERS_MAX && !known.contains_key(controller) {
+            // What is forgotten is found out again in seconds.
+            known.clear();
+        }
+        with(known.entry(controller.to_owned()).or_default(), now_ms)
     }
 }
 
-async fn dial(endpoint: Endpoint, config: LinkConfig, controller: String) -> Result<Session, ConnectError> {
-    let resolve = |detail: String| ConnectError::Resolve { host: controller.clone(), detail };
-    let found = tokio::net::lookup_host(&controller).await.map_err(|error| resolve(error.to_string()))?;
-    let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
-    let mut last_error = resolve("no address".into());
-    for address in addresses {
-        let connecting = endpoint.connect_with(config.0.clone(), address, CONTROLLER_NAME);
-        let connecting = connecting.map_err(|error| ConnectError::Connection(error.to_string()))?;
-        match connecting.await {
-            Ok(connection) => {
-                let (send, recv) = connection.open_bi().await?;
-                return Ok(Session { stream: FrameStream::new(send, recv), connection, controller });
-            }
-            Err(error) => last_error = error.into(),
-        }
-    }
-    Err(last_error)
-}
-
-async fn greet(session: &mut Session) -> Result<Welcome, ConnectError> {
-    let dialogue = async {
-        session.stream.flush().await?;
-        session.stream.receive::<Down>().await
-    };
-    match dialogue.await {
+/// Says hello and waits for the answer.
+async fn greet(session: &mut Session, hello: Hello) -> Result<Welcome, ConnectError> {
+    session.stream.queue(&Up::Hello(hello))?;
+    // A controller that has hung up may have said why before.
+    let said = session.stream.flush().await;
+    let heard = session.stream.receive::<Down>().await;
+    match heard.and_then(|frame| said.map(|()| frame)) {
         Ok(Down::Welcome(welcome)) => Ok(welcome),
         Ok(Down::Redirect { controllers }) => Err(ConnectError::Redirected(controllers)),
         Ok(Down::Refused { reason, detail }) => Err(ConnectError::Refused { reason, detail }),
         Ok(_) => Err(ConnectError::Unexpected),
-        Err(StreamError::Connection(error)) => Err(error.into()),
         Err(error) => Err(error.into()),
     }
 }

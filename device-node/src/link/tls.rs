@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use flotilla_protocol::wire::{ALPN_ENROLL, ALPN_LINK};
 use parking_lot::Mutex;
-use quinn::crypto::rustls::QuicClientConfig;
 use ring::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, CipherSuite, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::{Credential, TlsKey};
@@ -47,29 +46,29 @@ impl Tls {
     }
 
     /// For the link of an enrolled device.
-    pub(super) fn link(&self, credential: &Credential, roots: &[Vec<u8>]) -> Result<QuicClientConfig, TlsError> {
+    pub(super) fn link(&self, credential: &Credential, roots: &[Vec<u8>]) -> Result<Arc<ClientConfig>, TlsError> {
         let chain = credential.chain_der.iter().cloned().map(CertificateDer::from).collect();
         let certified = CertifiedKey::new(chain, Arc::new(TlsKey(credential.key.clone())));
         let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(certified));
         let builder = self.builder()?.dangerous().with_custom_certificate_verifier(self.verifier(roots)?);
-        finish(builder.with_client_cert_resolver(resolver), ALPN_LINK)
+        Ok(finish(builder.with_client_cert_resolver(resolver), ALPN_LINK))
     }
 
     /// For the recovery of an enrolled device: it trusts as ever, and shows no certificate.
-    pub(super) fn recovery(&self, roots: &[Vec<u8>]) -> Result<QuicClientConfig, TlsError> {
+    pub(super) fn recovery(&self, roots: &[Vec<u8>]) -> Result<Arc<ClientConfig>, TlsError> {
         let builder = self.builder()?.dangerous().with_custom_certificate_verifier(self.verifier(roots)?);
-        finish(builder.with_no_client_auth(), ALPN_ENROLL)
+        Ok(finish(builder.with_no_client_auth(), ALPN_ENROLL))
     }
 
     /// For a newcomer, who trusts whoever is certified by a CA with one of these keys.
-    pub(super) fn enrollment(&self, pins: Vec<[u8; 32]>) -> Result<QuicClientConfig, TlsError> {
+    pub(super) fn enrollment(&self, pins: Vec<[u8; 32]>) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = PinnedVerifier { pins, provider: self.provider.clone() };
         let builder = self.builder()?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
-        finish(builder.with_no_client_auth(), ALPN_ENROLL)
+        Ok(finish(builder.with_no_client_auth(), ALPN_ENROLL))
     }
 
-    fn builder(&self) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::WantsVerifier>, TlsError> {
-        rustls::ClientConfig::builder_with_provider(self.provider.clone())
+    fn builder(&self) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, TlsError> {
+        ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| TlsError::Setup(error.to_string()))
     }
@@ -92,11 +91,11 @@ impl Tls {
     }
 }
 
-fn finish(mut config: rustls::ClientConfig, alpn: &[u8]) -> Result<QuicClientConfig, TlsError> {
+fn finish(mut config: ClientConfig, alpn: &[u8]) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
-    QuicClientConfig::try_from(config).map_err(|error| TlsError::Setup(error.to_string()))
+    Arc::new(config)
 }
 
 /// Accepts a chain that leads to a CA whose public key is pinned. Name, dates and signatures are checked as ever.

@@ -69,7 +69,7 @@ async fn what_was_not_acknowledged_is_repeated_after_a_reconnect_then_what_is_he
     script.sent(attempt(1), &[1]);
     let first = peer.report().await;
     assert_eq!(script.jobs.recv().await.unwrap().attempt, attempt(2));
-    peer.connection.close(0u8.into(), b"");
+    peer.close();
     let (mut peer, hello) = controller.welcome().await;
     assert_eq!(hello.epoch_seen, Epoch(1));
     assert_eq!(peer.report().await, first);
@@ -132,7 +132,7 @@ async fn a_redirect_is_followed_and_an_older_controller_left_alone() {
     let status = node.handle().status().await.unwrap();
     assert_eq!(status.line.controller, Some(second.name()));
     // The leader before it comes back with an old epoch.
-    peer.connection.close(0u8.into(), b"");
+    peer.close();
     let (mut peer, hello) = second.link().await;
     assert_eq!(hello.epoch_seen, Epoch(5));
     peer.send(&Down::Welcome(second.greeting(&hello))).await;
@@ -216,9 +216,7 @@ async fn a_certificate_is_renewed_over_the_link_with_a_new_key() {
     let issued = controller.issue(&csr_der, NEW, false);
     peer.send(&Down::Certificate { chain_der: issued.chain_der.clone(), roots_der: issued.roots_der }).await;
     let (mut peer, _) = controller.link().await;
-    let shown = peer.connection.peer_identity().unwrap();
-    let shown = shown.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().unwrap();
-    assert_eq!(shown[0].as_ref(), issued.chain_der[0]);
+    assert_eq!(peer.certificate(), issued.chain_der[0]);
     let both = node.store.load().unwrap().unwrap();
     assert_ne!(both.credential.key.public_point(), old.key.public_point());
     assert!(both.previous.is_some(), "the old one stays until the new one has connected");
@@ -289,7 +287,7 @@ async fn an_answer_that_was_lost_is_asked_for_again_with_the_same_key() {
     let serve = async {
         let mut peer = controller.accept().await;
         let EnrollUp::Request { csr_der: first, .. } = peer.receive().await else { panic!("a request") };
-        peer.connection.close(0u8.into(), b"");
+        peer.close();
         let mut peer = controller.accept().await;
         let EnrollUp::Request { csr_der, .. } = peer.receive().await else { panic!("a request") };
         assert_eq!(first, csr_der);

@@ -1,5 +1,6 @@
-//! Nodes against a controller of a few lines, over real QUIC.
+//! Nodes against a controller of a few lines, over real QUIC and TCP.
 
+mod fallback;
 mod fleet;
 mod link;
 mod selftest;

@@ -1,10 +1,12 @@
-//! The controller's side of the wire: a CA, an endpoint, one peer at a time.
+//! The controller's side of the wire: a CA, an endpoint over UDP or TCP or both, one peer at a time.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
+use flotilla_device_node::link::Transport;
 use flotilla_protocol::enroll_code::EnrollCode;
 use flotilla_protocol::id::{DeviceId, EnrollmentId, Epoch, TenantId};
 use flotilla_protocol::wire::{
@@ -12,13 +14,17 @@ use flotilla_protocol::wire::{
     decode_frame, encode_frame,
 };
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// For anything that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -78,7 +84,10 @@ impl TestCa {
 }
 
 pub struct Controller {
-    endpoint: Endpoint,
+    quic: OnceLock<Endpoint>,
+    tcp: Option<(TcpListener, TlsAcceptor)>,
+    /// Takes datagrams in and answers none, until QUIC is opened on it.
+    hole: Option<UdpSocket>,
     pub address: SocketAddr,
     pub ca: Arc<TestCa>,
 }
@@ -90,11 +99,42 @@ impl Controller {
 
     /// With another name in its certificate.
     pub fn start_as(ca: &Arc<TestCa>, name: &str) -> Self {
-        let crypto = QuicServerConfig::try_from(ca.server(name)).unwrap();
-        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let endpoint = Endpoint::server(quic(ca, name), (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = endpoint.local_addr().unwrap();
-        Self { endpoint, address, ca: ca.clone() }
+        Self { quic: endpoint.into(), tcp: None, hole: None, address, ca: ca.clone() }
+    }
+
+    /// In a network that lets no UDP pass.
+    pub async fn start_behind_a_firewall(ca: &Arc<TestCa>) -> Self {
+        Self::start_tcp_as(ca, CONTROLLER_NAME).await
+    }
+
+    pub async fn start_tcp_as(ca: &Arc<TestCa>, name: &str) -> Self {
+        let tls = TlsAcceptor::from(Arc::new(ca.server(name)));
+        loop {
+            let hole = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = hole.local_addr().unwrap();
+            let Ok(listener) = TcpListener::bind(address).await else { continue };
+            return Self {
+                quic: OnceLock::new(),
+                tcp: Some((listener, tls)),
+                hole: Some(hole),
+                address,
+                ca: ca.clone(),
+            };
+        }
+    }
+
+    /// The firewall is opened: from now on there is QUIC on the same port.
+    pub fn open_udp(&self) {
+        let socket = self.hole.as_ref().unwrap().try_clone().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        // What was sent into the hole stays lost.
+        let mut lost = [0; 2048];
+        while !matches!(socket.recv(&mut lost), Err(error) if error.kind() == ErrorKind::WouldBlock) {}
+        let config = Some(quic(&self.ca, CONTROLLER_NAME));
+        let endpoint = Endpoint::new(EndpointConfig::default(), config, socket, Arc::new(TokioRuntime)).unwrap();
+        assert!(self.quic.set(endpoint).is_ok(), "opened once");
     }
 
     pub fn name(&self) -> String {
@@ -116,10 +156,13 @@ impl Controller {
     pub async fn accept(&self) -> Peer {
         let accept = async {
             loop {
-                let incoming = self.endpoint.accept().await.unwrap();
-                let Ok(connection) = incoming.await else { continue };
-                let Ok((send, recv)) = connection.accept_bi().await else { continue };
-                return Peer { connection, send, recv, buffer: BytesMut::new() };
+                let accepted = tokio::select! {
+                    accepted = accept_quic(self.quic.get()) => accepted,
+                    accepted = accept_tcp(self.tcp.as_ref()) => accepted,
+                };
+                if let Some(carrier) = accepted {
+                    return Peer { carrier, buffer: BytesMut::new() };
+                }
             }
         };
         timeout(PATIENCE, accept).await.expect("a device connects")
@@ -194,12 +237,34 @@ impl Controller {
     }
 }
 
+fn quic(ca: &TestCa, name: &str) -> quinn::ServerConfig {
+    let crypto = QuicServerConfig::try_from(ca.server(name)).unwrap();
+    quinn::ServerConfig::with_crypto(Arc::new(crypto))
+}
+
+/// `None` when a handshake has failed, or its client has left.
+async fn accept_quic(endpoint: Option<&Endpoint>) -> Option<Carrier> {
+    let Some(endpoint) = endpoint else { return std::future::pending().await };
+    let connection = endpoint.accept().await?.await.ok()?;
+    let (send, recv) = connection.accept_bi().await.ok()?;
+    Some(Carrier::Quic { connection, send, recv })
+}
+
+async fn accept_tcp(tcp: Option<&(TcpListener, TlsAcceptor)>) -> Option<Carrier> {
+    let Some((listener, tls)) = tcp else { return std::future::pending().await };
+    let (stream, _) = listener.accept().await.unwrap();
+    Some(Carrier::Tcp(Box::new(tls.accept(stream).await.ok()?)))
+}
+
 /// One device's stream, seen from the controller.
 pub struct Peer {
-    pub connection: Connection,
-    send: SendStream,
-    recv: RecvStream,
+    carrier: Carrier,
     buffer: BytesMut,
+}
+
+enum Carrier {
+    Quic { connection: Connection, send: SendStream, recv: RecvStream },
+    Tcp(Box<TlsStream<TcpStream>>),
 }
 
 impl Peer {
@@ -211,7 +276,10 @@ impl Peer {
 
     /// A device that has left reads no more; the test notices by what does not come back.
     pub async fn send_bytes(&mut self, bytes: &[u8]) {
-        let _ = self.send.write_all(bytes).await;
+        let _ = match &mut self.carrier {
+            Carrier::Quic { send, .. } => send.write_all(bytes).await.is_ok(),
+            Carrier::Tcp(stream) => stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok(),
+        };
     }
 
     pub async fn receive<T: DeserializeOwned>(&mut self) -> T {
@@ -224,15 +292,50 @@ impl Peer {
             if let Some(frame) = decode_frame(&mut self.buffer).unwrap() {
                 return Some(frame);
             }
-            let chunk = self.recv.read_chunk(65_536, true).await.ok()??;
-            self.buffer.extend_from_slice(&chunk.bytes);
+            match &mut self.carrier {
+                Carrier::Quic { recv, .. } => {
+                    let chunk = recv.read_chunk(65_536, true).await.ok()??;
+                    self.buffer.extend_from_slice(&chunk.bytes);
+                }
+                Carrier::Tcp(stream) => {
+                    let read = stream.read_buf(&mut self.buffer).await.ok()?;
+                    (read > 0).then_some(())?;
+                }
+            }
+        }
+    }
+
+    /// Hangs up.
+    pub fn close(self) {
+        if let Carrier::Quic { connection, .. } = &self.carrier {
+            connection.close(0u8.into(), b"");
+        }
+    }
+
+    pub fn transport(&self) -> Transport {
+        match &self.carrier {
+            Carrier::Quic { .. } => Transport::Quic,
+            Carrier::Tcp(_) => Transport::Tcp,
+        }
+    }
+
+    /// Where the device's packets come from.
+    pub fn remote(&self) -> SocketAddr {
+        match &self.carrier {
+            Carrier::Quic { connection, .. } => connection.remote_address(),
+            Carrier::Tcp(stream) => stream.get_ref().0.peer_addr().unwrap(),
         }
     }
 
     /// What the device has shown, to tell devices apart.
     pub fn certificate(&self) -> Vec<u8> {
-        let shown = self.connection.peer_identity().unwrap();
-        shown.downcast::<Vec<CertificateDer<'static>>>().unwrap()[0].to_vec()
+        match &self.carrier {
+            Carrier::Quic { connection, .. } => {
+                let shown = connection.peer_identity().unwrap();
+                shown.downcast::<Vec<CertificateDer<'static>>>().unwrap()[0].to_vec()
+            }
+            Carrier::Tcp(stream) => stream.get_ref().1.peer_certificates().unwrap()[0].to_vec(),
+        }
     }
 
     /// The next report; everything else is passed over.
@@ -256,6 +359,12 @@ impl Peer {
 
     /// Waits until the device has left.
     pub async fn gone(&mut self) {
-        timeout(PATIENCE, self.connection.closed()).await.expect("the device leaves");
+        let left = async {
+            match &mut self.carrier {
+                Carrier::Quic { connection, .. } => drop(connection.closed().await),
+                Carrier::Tcp(stream) => while stream.read_buf(&mut self.buffer).await.is_ok_and(|read| read > 0) {},
+            }
+        };
+        timeout(PATIENCE, left).await.expect("the device leaves");
     }
 }

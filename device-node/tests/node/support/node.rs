@@ -7,7 +7,7 @@ use flotilla_device_node::agent::{self, AgentError, AgentHandle, Exit, Parts, ma
 use flotilla_device_node::clock::SystemClock;
 use flotilla_device_node::enroll::{EnrollError, enroll};
 use flotilla_device_node::identity::{Identity, IdentityStore};
-use flotilla_device_node::link::Links;
+use flotilla_device_node::link::{self, Links};
 use flotilla_device_node::outbox::{Options, Outbox};
 use flotilla_protocol::wire::DeviceInfo;
 use tokio::task::JoinHandle;
@@ -25,10 +25,14 @@ pub struct Node {
 
 impl Node {
     pub fn new() -> Self {
+        Self::with(link::Options::default())
+    }
+
+    pub fn with(options: link::Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(folder.path(), Options { reserve_bytes: 0, ..Options::default() }).unwrap();
         let store = IdentityStore::fleeting(folder.path().join("identity"));
-        Self { _folder: folder, store, links: Links::bind(1).unwrap(), outbox, running: None }
+        Self { _folder: folder, store, links: Links::bind_with(1, options).unwrap(), outbox, running: None }
     }
 
     pub async fn enroll(&self, controller: &Controller) -> Result<Identity, EnrollError> {
