@@ -77,6 +77,16 @@ pub async fn list(catalog: &dyn Catalog, after: Option<TenantId>, limit: usize) 
         .await
 }
 
+/// Those that are disabled now.
+pub async fn disabled(catalog: &dyn Catalog) -> Result<Vec<TenantId>, SqlError> {
+    catalog
+        .read(|tx| {
+            let rows = tx.query("SELECT id FROM tenants WHERE disabled = 1", &[])?;
+            rows.iter().map(|row| row.get("id")).collect()
+        })
+        .await
+}
+
 /// A disabled tenant's keys are refused and its devices are turned away; nothing of it is deleted. False when there is none.
 pub async fn set_disabled(catalog: &dyn Catalog, by: By, id: TenantId, disabled: bool) -> Result<bool, SqlError> {
     catalog

@@ -17,6 +17,31 @@ pub const INTERNAL: VarInt = VarInt::from_u32(3);
 pub const NOT_ENROLLED: VarInt = VarInt::from_u32(4);
 /// The client's end of the stream, or the whole link, was closed by the device.
 pub const DEVICE_LEFT: VarInt = VarInt::from_u32(5);
+/// Another controller leads the tenant's shard; `Redirect` has said which.
+pub const REDIRECTED: VarInt = VarInt::from_u32(6);
+
+/// Why a session is ended from this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Refused(Refusal),
+    Redirected,
+}
+
+impl End {
+    pub(super) fn code(self) -> VarInt {
+        match self {
+            Self::Refused(reason) => code_of(reason),
+            Self::Redirected => REDIRECTED,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Refused(reason) => name_of(reason),
+            Self::Redirected => "redirected",
+        }
+    }
+}
 
 /// 256 and up: the reasons of `Refused`.
 pub fn code_of(refusal: Refusal) -> VarInt {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use flotilla_protocol::wire::{ALPN_ENROLL, ALPN_LINK};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use rustix::net::sockopt;
 
 use super::GatewayError;
 use super::keys::EndpointKeys;
@@ -17,6 +18,8 @@ use crate::ca::{Ca, server_tls};
 pub(super) const IDLE_MS: u32 = 45_000;
 /// Handshakes that wait for the acceptor; what comes beyond is refused.
 const INCOMING_MAX: usize = 4_096;
+/// Some 3,000 packets of a handshake, as the kernel counts them.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
 /// For both transports: one certificate, one set of roots, the same rules.
 pub(super) fn tls(ca: Arc<Ca>, name: &str) -> Result<Arc<rustls::ServerConfig>, GatewayError> {
@@ -37,7 +40,20 @@ pub(super) fn open(
     config.incoming_buffer_size_total(16 << 20);
     let bind = |source: io::Error| GatewayError::Bind { listen, source };
     let socket = UdpSocket::bind(listen).map_err(bind)?;
+    enlarge(&socket);
     Endpoint::new(keys.endpoint(), Some(config), socket, Arc::new(TokioRuntime)).map_err(bind)
+}
+
+/// Room for what a fleet says while this process waits for the processor, as when all of it comes back at once: what the
+/// kernel drops comes again only after a timeout, which makes the storm longer.
+fn enlarge(socket: &UdpSocket) {
+    // Over the system's limit only with CAP_NET_ADMIN; up to the limit (net.core.rmem_max) for everybody else.
+    let enlarged = sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER_BYTES)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER_BYTES));
+    match enlarged.and_then(|()| sockopt::socket_recv_buffer_size(socket)) {
+        Ok(bytes) => tracing::debug!(bytes, "receive buffer of the port for devices"),
+        Err(error) => tracing::warn!(%error, "the receive buffer of the port for devices stays small"),
+    }
 }
 
 fn transport() -> TransportConfig {

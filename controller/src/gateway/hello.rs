@@ -1,6 +1,6 @@
 //! The start of a link: from an accepted client certificate to a session.
 //!
-//! `Hello`, then the checks (protocol, deny list, leadership, epoch, catalog), then the session takes the device's place
+//! `Hello`, then the checks (protocol, deny list, leadership, epoch, catalog) or a redirect to the tenant's leader, then the session takes the device's place
 //! in the registry, the shard hears of it, and only then `Welcome` lets the device repeat its reports.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use flotilla_protocol::wire::{DeviceInfo, Down, Hello, PROTOCOL, PROTOCOL_MIN, R
 use ractor::Actor;
 use tokio::time::timeout;
 
-use super::close::{TOO_SLOW, code_of, name_of};
+use super::close::{End, TOO_SLOW, code_of, name_of};
 use super::link::{Connection, Receiver, Sender};
 use super::peer::{NewPeer, Peer, routes_of, states_of};
 use super::ports::ShardDoor;
@@ -30,6 +30,19 @@ pub(super) const TENANT_DISABLED: &str = "the owner of this device is disabled";
 
 /// Why a device is sent away, in the words it gets.
 struct Declined(Refusal, &'static str);
+
+/// Why a device does not get its session here.
+enum Turned {
+    Away(Declined),
+    /// Its tenant's shard is led by the first of these.
+    To(Vec<String>),
+}
+
+impl From<Declined> for Turned {
+    fn from(declined: Declined) -> Self {
+        Self::Away(declined)
+    }
+}
 
 /// What the catalog has to say to a `Hello`.
 struct Known {
@@ -58,7 +71,10 @@ pub(super) async fn start(context: Arc<Context>, connection: Connection, identit
     };
     match admit(&context, identity, &hello).await {
         Ok((shard, known)) => begin(context, connection, identity, (send, recv, buffer), hello, shard, known).await,
-        Err(Declined(reason, detail)) => decline(&connection, &mut send, &identity, reason, detail).await,
+        Err(Turned::Away(Declined(reason, detail))) => {
+            decline(&connection, &mut send, &identity, reason, detail).await;
+        }
+        Err(Turned::To(controllers)) => redirect(&connection, &mut send, &identity, controllers).await,
     }
 }
 
@@ -90,33 +106,43 @@ async fn decline(connection: &Connection, send: &mut Sender, identity: &DeviceId
     connection.close(code_of(reason), name_of(reason).as_bytes());
 }
 
+async fn redirect(connection: &Connection, send: &mut Sender, identity: &DeviceIdentity, controllers: Vec<String>) {
+    count(connection, End::Redirected.name());
+    tracing::debug!(device = %identity.device, tenant = %identity.tenant, "redirected a device");
+    if dialogue::write(send, &Down::Redirect { controllers }).await {
+        send.finish().await;
+    }
+    connection.close(End::Redirected.code(), End::Redirected.name().as_bytes());
+}
+
 async fn admit(
     context: &Context,
     identity: DeviceIdentity,
     hello: &Hello,
-) -> Result<(Arc<dyn ShardDoor>, Known), Declined> {
+) -> Result<(Arc<dyn ShardDoor>, Known), Turned> {
     if !(PROTOCOL_MIN..=PROTOCOL).contains(&hello.protocol) {
-        return Err(Declined(
-            Refusal::UnsupportedProtocol,
-            "this controller speaks another version: update the older side",
-        ));
+        let detail = "this controller speaks another version: update the older side";
+        return Err(Declined(Refusal::UnsupportedProtocol, detail).into());
     }
     if context.deny.holds(&identity) {
-        return Err(Declined(Refusal::Revoked, "this device is revoked: enrol it again"));
+        return Err(Declined(Refusal::Revoked, "this device is revoked: enrol it again").into());
     }
-    let shard = context.shards.of(identity.tenant);
-    let shard = shard.ok_or(Declined(Refusal::Busy, "no leader here yet: try again"))?;
+    let Some(shard) = context.shards.of(identity.tenant) else {
+        let leader = context.controllers.leader_elsewhere(identity.tenant, spread_of(identity.device));
+        return Err(leader.map_or(Declined(Refusal::Busy, "no leader yet: try again").into(), Turned::To));
+    };
     if hello.epoch_seen > shard.epoch() {
-        return Err(Declined(Refusal::Busy, "this controller is behind one that the device has obeyed: try another"));
+        let detail = "this controller is behind one that the device has obeyed: try another";
+        return Err(Declined(Refusal::Busy, detail).into());
     }
     match timeout(CATALOG_DEADLINE, look_up(context, identity, hello)).await {
         Ok(Ok(Ok(known))) => Ok((shard, known)),
-        Ok(Ok(Err(declined))) => Err(declined),
+        Ok(Ok(Err(declined))) => Err(declined.into()),
         Ok(Err(error)) => {
             tracing::warn!(device = %identity.device, %error, "cannot look a device up");
-            Err(Declined(Refusal::Busy, "the controller's store does not answer: try again"))
+            Err(Declined(Refusal::Busy, "the controller's store does not answer: try again").into())
         }
-        Err(_) => Err(Declined(Refusal::Busy, "the controller's store is slow: try again")),
+        Err(_) => Err(Declined(Refusal::Busy, "the controller's store is slow: try again").into()),
     }
 }
 
@@ -199,8 +225,9 @@ async fn begin(
     known: Known,
 ) {
     let now = context.clock.now();
+    let epoch = shard.epoch();
     let controllers = context.controllers.all(spread_of(identity.device));
-    let welcome = Down::Welcome(welcome(&context, &hello, shard.epoch(), known.plan.ids.clone(), controllers));
+    let welcome = Down::Welcome(welcome(&context, &hello, epoch, known.plan.ids.clone(), controllers));
     let seen = sims::bounded(&hello.sims);
     let (sims, states) = (routes_of(&seen, &known.plan.ids), states_of(&seen));
     let window = hello.window.clamp(1, context.limits.window_max);
@@ -209,6 +236,8 @@ async fn begin(
             session,
             identity,
             since_ms: now.unix_ms,
+            protocol: hello.protocol,
+            epoch,
             connection,
             shard,
             outgoing_frames_max: context.limits.outgoing_frames_max,

@@ -9,6 +9,8 @@
 //!   └─ session (actor per device)   writes the outbox to the stream; its end is the session's end
 //!        └─ reader (task)           frames -> shard
 //! sweeper (task)                 the timers of all sessions
+//! follow (task)                  sends devices after their shards when those move to other controllers
+//! freshness (task)               notices what other controllers have revoked, disabled and rotated
 //! ```
 //! The gateway decides nothing about messages: reports go to the tenant's shard, frames come from it. What a device may
 //! cost is bounded everywhere (`limits`), and what one session breaks, it breaks for itself.
@@ -19,6 +21,8 @@ mod acceptor;
 mod dialogue;
 mod endpoint;
 mod enroll;
+mod follow;
+mod freshness;
 mod hello;
 mod inventory;
 mod keys;
@@ -196,6 +200,8 @@ pub async fn start(config: GatewayConfig, parts: Parts) -> Result<GatewayHandle,
     let tasks = vec![
         tokio::spawn(acceptor::run(context.clone(), endpoint.clone())),
         tokio::spawn(sweeper::run(context.clone())),
+        tokio::spawn(follow::run(context.clone())),
+        tokio::spawn(freshness::run(context.clone())),
     ];
     tracing::info!(%local_addr, tcp_addr = tcp_addr.map(tracing::field::display), "devices may connect");
     Ok(GatewayHandle { context, endpoint, local_addr, tcp_addr, accepting_tcp, tasks })
@@ -319,7 +325,10 @@ impl GatewayHandle {
         let now_ms = self.context.clock.now().mono_ms;
         for peer in self.context.sessions.all() {
             peer.push(vec![Down::Drain]);
-            peer.refuse(Refusal::ShuttingDown, "the controller stops", now_ms);
+            match follow::elsewhere(&self.context, &peer) {
+                Some(controllers) => peer.redirect(controllers, now_ms),
+                None => peer.refuse(Refusal::ShuttingDown, "the controller stops", now_ms),
+            }
         }
         if timeout(SHUTDOWN_DEADLINE, self.context.sessions.wait_empty()).await.is_err() {
             tracing::warn!(left = self.connected(), "some devices did not take their leave");
@@ -335,7 +344,7 @@ impl Drop for GatewayHandle {
         self.endpoint.close(close::code_of(Refusal::ShuttingDown), b"the controller stops");
         self.tasks.iter().chain(&self.accepting_tcp).for_each(JoinHandle::abort);
         for peer in self.context.sessions.all() {
-            peer.cut(Refusal::ShuttingDown);
+            peer.cut(close::End::Refused(Refusal::ShuttingDown));
         }
         self.context.supervisor.stop(None);
     }

@@ -1,8 +1,10 @@
 //! Frames on their way to one device: pushed by anybody without waiting, written by the session in one go.
 
 use bytes::{Bytes, BytesMut};
-use flotilla_protocol::wire::{Down, FrameError, Refusal, encode_frame};
+use flotilla_protocol::wire::{Down, FrameError, encode_frame};
 use parking_lot::Mutex;
+
+use super::close::End;
 
 /// What pushing asks of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ struct State {
     /// The session has been woken and has not yet found the queue empty.
     awake: bool,
     /// Nothing is taken after the last frame.
-    closing: Option<Refusal>,
+    closing: Option<End>,
     /// Since when the session is writing, if it is.
     writing_since_ms: Option<u64>,
 }
@@ -38,7 +40,7 @@ struct State {
 pub(super) enum Next {
     Write(Bytes),
     /// Everything is written, and the session shall end.
-    Close(Refusal),
+    Close(End),
     /// Nothing: sleep until woken.
     Idle,
 }
@@ -61,13 +63,13 @@ impl Outbox {
     }
 
     /// The last words: what waits is dropped, because nobody will act on it.
-    pub(super) fn close(&self, reason: Refusal, detail: &str) -> Pushed {
+    pub(super) fn close(&self, last: Down, end: End) -> Pushed {
         let mut state = self.state.lock();
         if state.closing.is_some() {
             return Pushed::Closed;
         }
-        state.frames = vec![Down::Refused { reason, detail: detail.to_owned() }];
-        state.closing = Some(reason);
+        state.frames = vec![last];
+        state.closing = Some(end);
         state.wake()
     }
 
@@ -77,8 +79,8 @@ impl Outbox {
             let mut state = self.state.lock();
             if state.frames.is_empty() {
                 state.writing_since_ms = None;
-                if let Some(reason) = state.closing {
-                    return Ok((Next::Close(reason), 0));
+                if let Some(end) = state.closing {
+                    return Ok((Next::Close(end), 0));
                 }
                 state.awake = false;
                 return Ok((Next::Idle, 0));
@@ -107,7 +109,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use flotilla_protocol::wire::decode_frame;
+    use flotilla_protocol::wire::{Refusal, decode_frame};
 
     use super::*;
 
@@ -153,11 +155,12 @@ mod tests {
         let outbox = Outbox::default();
         assert_eq!(outbox.push(vec![ack(1), ack(2)], 2), Pushed::Wake);
         assert_eq!(outbox.push(vec![ack(3)], 2), Pushed::Overflow);
-        assert_eq!(outbox.close(Refusal::Superseded, "again"), Pushed::Queued);
+        let last = Down::Redirect { controllers: vec!["b:1".into()] };
+        assert_eq!(outbox.close(last.clone(), End::Redirected), Pushed::Queued);
         assert_eq!(outbox.push(vec![ack(4)], 2), Pushed::Closed);
-        assert_eq!(outbox.close(Refusal::Busy, ""), Pushed::Closed);
+        assert_eq!(outbox.close(ack(5), End::Refused(Refusal::Busy)), Pushed::Closed);
         let (frames, end) = drain(&outbox);
-        assert_eq!(frames, [Down::Refused { reason: Refusal::Superseded, detail: "again".into() }]);
-        assert!(matches!(end, Next::Close(Refusal::Superseded)));
+        assert_eq!(frames, [last]);
+        assert!(matches!(end, Next::Close(End::Redirected)));
     }
 }

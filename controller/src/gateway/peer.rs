@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use flotilla_protocol::id::{DeviceId, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, Epoch, SimId, TenantId};
 use flotilla_protocol::wire::{Down, Refusal, SimInfo, SimState, Telemetry};
 use parking_lot::Mutex;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use super::close::{code_of, name_of};
+use super::close::{End, name_of};
 use super::link::{Connection, Transport};
 use super::outbox::{Outbox, Pushed};
 use super::ports::ShardDoor;
@@ -21,6 +21,8 @@ use crate::shard::{DeviceSink, Link, RouteSim};
 
 /// A radio works on a few attempts at most; what a device claims beyond is not granted.
 const DEPTH_MAX: u8 = 16;
+/// From this frame set on a link that is up may end with `Redirect`, and `Controllers` tells of new addresses.
+const LIVE_REDIRECTS: u16 = 2;
 /// USSD requests of one device under way.
 const USSD_MAX: usize = 4;
 
@@ -28,6 +30,10 @@ pub(super) struct Peer {
     pub(super) session: u64,
     pub(super) identity: DeviceIdentity,
     pub(super) since_ms: u64,
+    /// The frame set that the device speaks.
+    pub(super) protocol: u16,
+    /// The leadership of the shard to which the session belongs.
+    pub(super) epoch: Epoch,
     pub(super) connection: Connection,
     pub(super) shard: Arc<dyn ShardDoor>,
     pub(super) outbox: Outbox,
@@ -48,7 +54,7 @@ struct State {
     ussd: Vec<(u32, oneshot::Sender<Result<String, String>>)>,
     ussd_last: u32,
     /// Why the session is being closed, and since when.
-    closing: Option<(Refusal, u64)>,
+    closing: Option<(End, u64)>,
 }
 
 /// What the API shows of a session.
@@ -87,6 +93,10 @@ pub(super) struct NewPeer {
     pub(super) session: u64,
     pub(super) identity: DeviceIdentity,
     pub(super) since_ms: u64,
+    /// The frame set that the device speaks.
+    pub(super) protocol: u16,
+    /// The leadership of the shard to which the session belongs.
+    pub(super) epoch: Epoch,
     pub(super) connection: Connection,
     pub(super) shard: Arc<dyn ShardDoor>,
     pub(super) outgoing_frames_max: usize,
@@ -112,6 +122,8 @@ impl Peer {
             session: new.session,
             identity: new.identity,
             since_ms: new.since_ms,
+            protocol: new.protocol,
+            epoch: new.epoch,
             connection: new.connection,
             shard: new.shard,
             outbox: Outbox::default(),
@@ -144,6 +156,13 @@ impl Peer {
         }
     }
 
+    /// New addresses, for a device that knows the frame; others learn them with their next `Welcome`.
+    pub(super) fn tell_controllers(&self, controllers: Vec<String>) {
+        if self.protocol >= LIVE_REDIRECTS {
+            self.push(vec![Down::Controllers { controllers }]);
+        }
+    }
+
     fn wake(&self) {
         if let Some(actor) = self.actor.get() {
             // An actor that is gone has ended the session.
@@ -159,19 +178,38 @@ impl Peer {
 
     /// Ends the session with its reason as the last frame. The sweeper cuts it should the device not read that.
     pub(super) fn refuse(&self, reason: Refusal, detail: &str, now_ms: u64) {
-        let pushed = self.outbox.close(reason, detail);
-        if pushed == Pushed::Closed {
-            return;
-        }
-        metrics::counter!("flotilla_sessions_refused_total", "reason" => name_of(reason)).increment(1);
-        tracing::info!(device = %self.device(), reason = name_of(reason), detail, "closing a session");
-        self.state.lock().closing = Some((reason, now_ms));
-        if pushed == Pushed::Wake {
-            self.wake();
+        let last = Down::Refused { reason, detail: detail.to_owned() };
+        if self.close(last, End::Refused(reason), now_ms) {
+            tracing::info!(device = %self.device(), reason = name_of(reason), detail, "closing a session");
         }
     }
 
-    pub(super) fn closing(&self) -> Option<(Refusal, u64)> {
+    /// Ends the session: the device finds its tenant's leader among these.
+    pub(super) fn redirect(&self, controllers: Vec<String>, now_ms: u64) {
+        if self.protocol < LIVE_REDIRECTS {
+            // It connects to another controller, which redirects it at its `Hello`.
+            return self.refuse(Refusal::ShuttingDown, "another controller leads this tenant's shard", now_ms);
+        }
+        if self.close(Down::Redirect { controllers }, End::Redirected, now_ms) {
+            tracing::debug!(device = %self.device(), "sending a device to another controller");
+        }
+    }
+
+    /// False when the session is closing already.
+    fn close(&self, last: Down, end: End, now_ms: u64) -> bool {
+        let pushed = self.outbox.close(last, end);
+        if pushed == Pushed::Closed {
+            return false;
+        }
+        metrics::counter!("flotilla_sessions_refused_total", "reason" => end.name()).increment(1);
+        self.state.lock().closing = Some((end, now_ms));
+        if pushed == Pushed::Wake {
+            self.wake();
+        }
+        true
+    }
+
+    pub(super) fn closing(&self) -> Option<(End, u64)> {
         self.state.lock().closing
     }
 
@@ -179,8 +217,8 @@ impl Peer {
         self.ended.load(Ordering::Acquire)
     }
 
-    pub(super) fn cut(&self, reason: Refusal) {
-        self.connection.close(code_of(reason), name_of(reason).as_bytes());
+    pub(super) fn cut(&self, end: End) {
+        self.connection.close(end.code(), end.name().as_bytes());
     }
 
     /// True for the first caller only.
@@ -192,7 +230,7 @@ impl Peer {
         first
     }
 
-    pub(super) fn link(&self, window: u16, epoch_seen: flotilla_protocol::id::Epoch) -> Link {
+    pub(super) fn link(&self, window: u16, epoch_seen: Epoch) -> Link {
         let state = self.state.lock();
         Link {
             device: self.device(),

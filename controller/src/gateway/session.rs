@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::Context;
-use super::close::{DEVICE_LEFT, INTERNAL, code_of, name_of};
+use super::close::{DEVICE_LEFT, INTERNAL};
 use super::link::{Receiver, Sender};
 use super::outbox::Next;
 use super::peer::Peer;
@@ -116,9 +116,9 @@ async fn flush(myself: &ActorRef<Message>, state: &mut State) -> Result<(), Acto
                     return Ok(());
                 }
             }
-            Next::Close(reason) => {
+            Next::Close(end) => {
                 state.send.finish().await;
-                peer.connection.close(code_of(reason), name_of(reason).as_bytes());
+                peer.connection.close(end.code(), end.name().as_bytes());
                 myself.stop(None);
                 return Ok(());
             }

@@ -45,7 +45,7 @@ fn cut(context: &Context, now_ms: u64) {
     let over = |since_ms: u64, limit_ms: u64| now_ms.saturating_sub(since_ms) > limit_ms;
     for peer in context.sessions.unfinished() {
         match (peer.closing(), peer.outbox.writing_since_ms()) {
-            (Some((reason, since_ms)), _) if over(since_ms, CLOSING_MS_MAX) => peer.cut(reason),
+            (Some((end, since_ms)), _) if over(since_ms, CLOSING_MS_MAX) => peer.cut(end),
             (None, Some(since_ms)) if over(since_ms, WRITING_MS_MAX) => {
                 peer.refuse(Refusal::Busy, "the device does not read", now_ms);
             }

@@ -12,7 +12,8 @@ use flotilla_protocol::address::Address;
 use flotilla_protocol::id::{DeviceId, Epoch};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{
-    Down, EnrollDown, EnrollRefusal, EnrollUp, Held, NotSent, Refusal, ReportKind, SimState, Up, recovery_statement,
+    Down, EnrollDown, EnrollRefusal, EnrollUp, Held, NotSent, PROTOCOL, Refusal, ReportKind, SimState, Up,
+    recovery_statement,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
@@ -141,6 +142,55 @@ async fn a_redirect_is_followed_and_an_older_controller_left_alone() {
     welcome.epoch = Epoch(6);
     peer.send(&Down::Welcome(welcome)).await;
     assert_eq!(peer.until(holding).await, []);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_that_is_up_is_redirected_and_told_of_new_controllers() {
+    let ca = Arc::new(TestCa::new());
+    let (first, second) = (Controller::start(&ca), Controller::start(&ca));
+    let mut node = Node::enrolled(&first, NEW).await;
+    let mut script = node.start();
+    let (mut peer, hello) = first.welcome().await;
+    assert_eq!(peer.until(holding).await, []);
+    peer.send(&Down::Dispatch(dispatch(1, hello.device_ms))).await;
+    assert_eq!(script.jobs.recv().await.unwrap().attempt, attempt(1));
+    script.sent(attempt(1), &[1]);
+    let report = peer.report().await;
+    peer.send(&Down::Redirect { controllers: vec![second.name()] }).await;
+    // What was not acknowledged is repeated to the new leader.
+    let (mut peer, _) = second.welcome().await;
+    assert_eq!(peer.report().await, report);
+    assert_eq!(node.handle().status().await.unwrap().line.controller, Some(second.name()));
+
+    let third = Controller::start(&ca);
+    peer.send(&Down::Controllers { controllers: vec![third.name()] }).await;
+    peer.send(&Down::Refused { reason: Refusal::ShuttingDown, detail: String::new() }).await;
+    let (mut peer, _) = third.welcome().await;
+    assert_eq!(peer.report().await, report);
+    // Kept over a restart.
+    node.kill().await;
+    let _script = node.start();
+    let (mut peer, _) = third.welcome().await;
+    assert_eq!(peer.report().await, report);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_older_controller_is_spoken_to_in_its_own_frames() {
+    let controller = controller();
+    let mut node = Node::enrolled(&controller, NEW).await;
+    let _script = node.start();
+    let (mut peer, hello) = controller.link().await;
+    assert_eq!(hello.protocol, PROTOCOL);
+    peer.send(&Down::Refused { reason: Refusal::UnsupportedProtocol, detail: String::new() }).await;
+    let (mut peer, hello) = controller.welcome().await;
+    assert_eq!(hello.protocol, PROTOCOL - 1);
+    assert_eq!(peer.until(holding).await, []);
+    // It may be updated before the next link.
+    peer.connection.close(0u8.into(), b"");
+    let (_peer, hello) = controller.link().await;
+    assert_eq!(hello.protocol, PROTOCOL);
     node.stop().await;
 }
 

@@ -196,6 +196,18 @@ impl LinkClient {
         self.stream.hear().await
     }
 
+    /// Hears until it is told to go elsewhere, and whom to ask there.
+    pub(crate) async fn redirection(&mut self) -> Vec<String> {
+        loop {
+            if let Down::Redirect { controllers } = self.hear().await.expect("closed without a redirect") {
+                let error = self.stream.closed().await;
+                let ConnectionError::ApplicationClosed(close) = error else { panic!("{error}") };
+                assert_eq!(close.error_code, super::close::REDIRECTED);
+                return controllers;
+            }
+        }
+    }
+
     /// Hears until it is told to go.
     pub(crate) async fn refusal(&mut self) -> Refusal {
         loop {

@@ -15,7 +15,7 @@ async fn request(world: &World, request: EnrollUp) -> EnrollDown {
     ask(world.address(), &world.parts.ca.roots_der(), &request).await
 }
 
-fn redeem(code: &flotilla_protocol::enroll_code::EnrollCode, key: &KeyPair) -> EnrollUp {
+pub(super) fn redeem(code: &flotilla_protocol::enroll_code::EnrollCode, key: &KeyPair) -> EnrollUp {
     EnrollUp::Request {
         protocol: ENROLL_PROTOCOL,
         token: code.token,
@@ -25,7 +25,7 @@ fn redeem(code: &flotilla_protocol::enroll_code::EnrollCode, key: &KeyPair) -> E
     }
 }
 
-fn issued(answer: EnrollDown) -> Issued {
+pub(super) fn issued(answer: EnrollDown) -> Issued {
     match answer {
         EnrollDown::Issued(issued) => issued,
         other => panic!("{other:?}"),
@@ -42,7 +42,7 @@ fn refused(answer: EnrollDown) -> EnrollRefusal {
     }
 }
 
-fn identity(issued: Issued, key: KeyPair) -> Identity {
+pub(super) fn identity(issued: Issued, key: KeyPair) -> Identity {
     let Issued { device, tenant, chain_der, roots_der, .. } = issued;
     Identity { device, tenant, key, chain_der, roots_der }
 }

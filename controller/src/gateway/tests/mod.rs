@@ -1,6 +1,7 @@
 //! The gateway over real QUIC on loopback, with a real catalog and CA, and a shard that only takes notes.
 
 pub(crate) mod client;
+mod cluster;
 mod enrolment;
 mod links;
 mod load;
@@ -65,6 +66,8 @@ struct Notes {
     /// The `Online` of this device panics, as a bug in the session would.
     panics_in_session: Mutex<Option<DeviceId>>,
     leaderless: Mutex<bool>,
+    /// How often the shard was lost and won back.
+    terms: AtomicU64,
 }
 
 const EPOCH: Epoch = Epoch(7);
@@ -104,7 +107,7 @@ impl Notes {
 
 impl ShardDoor for Notes {
     fn epoch(&self) -> Epoch {
-        EPOCH
+        Epoch(EPOCH.0 + self.terms.load(Ordering::Relaxed))
     }
 
     fn device_up(&self, link: Link, sink: Arc<dyn DeviceSink>) {
