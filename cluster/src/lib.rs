@@ -5,7 +5,10 @@
 //! the one over etcd shares the shards out between nodes.
 
 mod embedded;
+pub mod etcd;
 pub mod ownership;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod view;
 
 pub use embedded::Embedded;

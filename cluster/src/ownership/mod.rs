@@ -316,7 +316,8 @@ impl Ownership {
     }
 
     fn won(&mut self, id: ShardId, lease: LeaseId, epoch: Epoch, revision: u64, now_ms: u64, out: &mut Vec<Effect>) {
-        if let Some(shard) = self.campaign(id, lease) {
+        // A lower epoch is of an earlier campaign, whose key was seen, led and given back before its answer came.
+        if let Some(shard) = self.campaign(id, lease).filter(|shard| epoch > shard.highest) {
             shard.state = State::Idle;
             self.gain(id, lease, epoch, revision, now_ms, out);
         }
@@ -394,10 +395,8 @@ impl Ownership {
                 shard.see_leader(held.map(|_| true), now_ms);
                 out.push(Effect::Leadership(Leadership::Lost { shard: id }));
             }
-            // A campaign that looked failed was won after all.
-            (None, Some(held), Some(lease))
-                if shard.state == State::Idle && held.lease == lease.id && held.epoch > shard.highest =>
-            {
+            // A campaign was won, whatever its answer said or will say.
+            (None, Some(held), Some(lease)) if held.lease == lease.id && held.epoch > shard.highest => {
                 self.gain(id, lease.id, held.epoch, snapshot.revision, now_ms, out);
             }
             _ => {}

@@ -1,6 +1,7 @@
 //! Single steps of the machine; the properties of the hashing are in `hashing`, several machines over one store in `model`.
 
 mod hashing;
+mod model;
 
 use super::*;
 
