@@ -467,7 +467,7 @@ fn there_is_never_more_than_one_leader_and_in_the_end_everything_is_shared_out()
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seeds = match number("FLOTILLA_MODEL_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("FLOTILLA_MODEL_SEEDS").unwrap_or(60),
+        None => 0..number("FLOTILLA_MODEL_SEEDS").unwrap_or(20),
     };
     let (mut faults, mut changes, runs) = (0, 0, seeds.clone().count());
     for seed in seeds {
