@@ -36,12 +36,20 @@ pub fn read(config: &Config) -> anyhow::Result<Secret> {
     Secret::parse(text.trim()).with_context(damaged)
 }
 
-/// Makes a root key unless there is one. Answers the file of a new one.
+/// Makes a root key unless there is one. Answers the file of a new one. Of several controllers that begin at once with an
+/// empty store, one makes it, and has its file.
 pub(super) async fn ensure(config: &Config, catalog: &dyn Catalog) -> anyhow::Result<Option<PathBuf>> {
     if keys::has_root(catalog).await? {
         return Ok(None);
     }
-    make(catalog, "system", &file(config)).await.map(|_| Some(file(config)))
+    let (file, (secret, key, by)) = (file(config), fresh("system"));
+    keep(&file, &secret)?;
+    if keys::first_root(catalog, by, key, secret.hash()).await? {
+        return Ok(Some(file));
+    }
+    std::fs::remove_file(&file)
+        .with_context(|| format!("removing {}, whose key counts for nothing", file.display()))?;
+    Ok(None)
 }
 
 /// Voids the root key and makes another one. Fails while a controller uses the folder.
@@ -55,8 +63,17 @@ pub async fn reset(config: &Config) -> anyhow::Result<Secret> {
 
 /// The file first: a key that nobody has seen is worse than a file with a key that does not work yet.
 async fn make(catalog: &dyn Catalog, actor: &str, file: &Path) -> anyhow::Result<Secret> {
-    let secret = Secret::new(rand::random());
-    write_private(file, format!("{}\n", secret.expose()).as_bytes())?;
+    let (secret, key, by) = fresh(actor);
+    keep(file, &secret)?;
+    keys::replace_root(catalog, by, key, secret.hash()).await?;
+    Ok(secret)
+}
+
+fn keep(file: &Path, secret: &Secret) -> anyhow::Result<()> {
+    Ok(write_private(file, format!("{}\n", secret.expose()).as_bytes())?)
+}
+
+fn fresh(actor: &str) -> (Secret, ApiKey, By) {
     let now_ms = SystemClock.now().unix_ms;
     let key = ApiKey {
         id: KeyId::new(now_ms, rand::random()),
@@ -68,7 +85,33 @@ async fn make(catalog: &dyn Catalog, actor: &str, file: &Path) -> anyhow::Result
         created_ms: now_ms,
         last_used_ms: None,
     };
-    let by = By { actor: actor.to_owned(), at_ms: now_ms };
-    keys::replace_root(catalog, by, key, secret.hash()).await?;
-    Ok(secret)
+    (Secret::new(rand::random()), key, By { actor: actor.to_owned(), at_ms: now_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite;
+
+    #[tokio::test]
+    async fn of_several_controllers_that_begin_at_once_one_makes_the_root_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let stores = sqlite::open(&dir.path().join("store"), &sqlite::Options::default()).unwrap();
+        let configs = ["c1", "c2", "c3"].map(|name| Config { data_dir: dir.path().join(name), ..Config::default() });
+        let made = configs.each_ref().map(|config| {
+            std::fs::create_dir(&config.data_dir).unwrap();
+            ensure(config, &*stores.catalog)
+        });
+        let made = futures_util::future::join_all(made).await;
+        assert_eq!(made.iter().filter(|made| made.as_ref().unwrap().is_some()).count(), 1);
+        for (config, made) in configs.iter().zip(made) {
+            match made.unwrap() {
+                Some(_) => {
+                    let hash = read(config).unwrap().hash();
+                    assert!(keys::find(&*stores.catalog, hash).await.unwrap().is_some());
+                }
+                None => assert!(read(config).is_err()),
+            }
+        }
+    }
 }

@@ -282,6 +282,21 @@ pub async fn has_root(catalog: &dyn Catalog) -> Result<bool, SqlError> {
         .await
 }
 
+/// Makes `new` the root key, if there is none that works. False when another controller was first.
+pub async fn first_root(catalog: &dyn Catalog, by: By, new: ApiKey, hash: KeyHash) -> Result<bool, SqlError> {
+    catalog
+        .run(move |tx| {
+            let sql = "SELECT id FROM api_keys WHERE tenant IS NULL AND disabled = 0 LIMIT 1";
+            if !tx.query(sql, &[])?.is_empty() {
+                return Ok(false);
+            }
+            insert(tx, &new, hash)?;
+            audit::write(tx, &by.act(None, "key.root", new.id))?;
+            Ok(true)
+        })
+        .await
+}
+
 /// Makes `new` the only root key.
 pub async fn replace_root(catalog: &dyn Catalog, by: By, new: ApiKey, hash: KeyHash) -> Result<(), SqlError> {
     catalog
