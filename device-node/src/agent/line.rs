@@ -199,7 +199,7 @@ impl Line {
         self.note(error);
         // The next one may be newer than the one before.
         self.protocol = PROTOCOL;
-        if matches!(error, StreamError::Connection(quinn::ConnectionError::TimedOut)) {
+        if matches!(error, StreamError::Silent | StreamError::Connection(quinn::ConnectionError::TimedOut)) {
             // It is dead, or out of reach: the others know who leads now.
             self.dialer.avoid_current();
         }

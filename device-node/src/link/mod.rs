@@ -53,6 +53,9 @@ const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// machine on the mains can afford it. A phone, which wakes its modem each time, does better with 15 s: [`Options`].
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(45);
+/// Over QUIC a silence of so many intervals is the end of a link: the packet that keeps it alive is repeated meanwhile, so the
+/// controller is dead or out of reach, and another one leads its shards within seconds.
+const KEEP_ALIVES_MISSED: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -115,7 +118,7 @@ impl From<StreamError> for ConnectError {
 /// What the machine that carries the links may want otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Of links over QUIC; has to stay well below the idle timeout of 45 s.
+    /// Of links over QUIC. After twice as long without an answer a link is given up.
     pub keep_alive: Duration,
     /// From the first finding that UDP does not pass to the first look whether it does; later looks are less frequent. Short
     /// by default, because a controller that was just starting, or was overrun, looks the same.
@@ -343,6 +346,7 @@ fn udp_socket(any: IpAddr) -> io::Result<UdpSocket> {
 
 /// DESIGN 7: a link that costs little while it is idle.
 fn transport(keep_alive: Duration) -> TransportConfig {
+    let idle = (keep_alive * KEEP_ALIVES_MISSED).min(IDLE);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(8))
@@ -354,6 +358,6 @@ fn transport(keep_alive: Duration) -> TransportConfig {
         .initial_mtu(1200)
         .mtu_discovery_config(None)
         .keep_alive_interval(Some(keep_alive))
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE.as_millis() as u32))));
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle.as_millis() as u32))));
     transport
 }

@@ -188,7 +188,7 @@ async fn an_older_controller_is_spoken_to_in_its_own_frames() {
     assert_eq!(hello.protocol, PROTOCOL - 1);
     assert_eq!(peer.until(holding).await, []);
     // It may be updated before the next link.
-    peer.connection.close(0u8.into(), b"");
+    peer.close();
     let (_peer, hello) = controller.link().await;
     assert_eq!(hello.protocol, PROTOCOL);
     node.stop().await;
