@@ -220,6 +220,11 @@ pub(crate) fn endpoint(dir: &std::path::Path, listen: SocketAddr, ca: Arc<Ca>) -
     endpoint::open(listen, &EndpointKeys::load_or_create(dir)?, endpoint::tls(ca, "bench")?)
 }
 
+/// What TCP links are accepted with: for the same measuring.
+pub(crate) fn tls(ca: Arc<Ca>) -> Result<Arc<rustls::ServerConfig>, GatewayError> {
+    endpoint::tls(ca, "bench")
+}
+
 impl Context {
     /// Waits until the next handshake may begin. Both transports have one pace.
     async fn paced(&self) {

@@ -11,8 +11,15 @@ use super::*;
 use crate::fleet::audit;
 use crate::fleet::enrollments::EnrollmentState;
 
+over_both! {
+    a_good_code_makes_a_device_that_can_connect
+    the_same_key_may_come_again_and_another_may_not
+    garbage_and_too_long_frames_are_refused
+    a_device_recovers_with_its_key_a_few_times
+}
+
 async fn request(world: &World, request: EnrollUp) -> EnrollDown {
-    ask(world.address(), &world.parts.ca.roots_der(), &request).await
+    ask(world.at(), &world.parts.ca.roots_der(), &request).await
 }
 
 pub(super) fn redeem(code: &flotilla_protocol::enroll_code::EnrollCode, key: &KeyPair) -> EnrollUp {
@@ -47,9 +54,8 @@ pub(super) fn identity(issued: Issued, key: KeyPair) -> Identity {
     Identity { device, tenant, key, chain_der, roots_der }
 }
 
-#[tokio::test]
-async fn a_good_code_makes_a_device_that_can_connect() {
-    let world = World::new().await;
+async fn a_good_code_makes_a_device_that_can_connect(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let code = world.code().await;
     assert_eq!(code.ca_pins, world.parts.ca.pins());
     let key = KeyPair::generate().unwrap();
@@ -63,13 +69,12 @@ async fn a_good_code_makes_a_device_that_can_connect() {
     assert!(matches!(enrollment.state, EnrollmentState::Used { device, .. } if device == issued.device));
     assert!(world.parts.enrollments.code(code.token, world.now_ms()).is_none(), "a used code is not shown again");
 
-    let (_link, welcome) = LinkClient::up(world.address(), &identity(issued, key)).await;
+    let (_link, welcome) = LinkClient::up(world.at(), &identity(issued, key)).await;
     assert_eq!((welcome.epoch, welcome.device_ms, welcome.sims.len()), (EPOCH, 1_000, 1));
 }
 
-#[tokio::test]
-async fn the_same_key_may_come_again_and_another_may_not() {
-    let world = World::new().await;
+async fn the_same_key_may_come_again_and_another_may_not(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let code = world.code().await;
     let (key, thief) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let first = issued(request(&world, redeem(&code, &key)).await);
@@ -118,19 +123,18 @@ async fn bad_requests_get_a_reason() {
     assert_eq!(refused(request(&world, unasked).await), EnrollRefusal::BadRequest);
 }
 
-#[tokio::test]
-async fn garbage_and_too_long_frames_are_refused() {
-    let world = World::new().await;
+async fn garbage_and_too_long_frames_are_refused(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let roots = world.parts.ca.roots_der();
     let announced_4_gib = [0xff; 8].to_vec();
     let garbage = [&20u32.to_le_bytes()[..], &[0xee; 20]].concat();
     let long = [&60_000u32.to_le_bytes()[..], &[0; 60_000]].concat();
     for bytes in [announced_4_gib, garbage, long] {
-        let (_endpoint, mut stream) = enroll_stream(world.address(), &roots).await;
-        let _ = stream.send.write_all(&bytes).await;
+        let mut stream = enroll_stream(world.at(), &roots).await;
+        stream.write(&bytes).await;
         let answer = stream.hear::<EnrollDown>().await.expect("closed without a reason");
         assert_eq!(refused(answer), EnrollRefusal::BadRequest);
-        assert!(matches!(stream.closed().await, ConnectionError::ApplicationClosed(_)));
+        stream.gone().await;
     }
 }
 
@@ -138,8 +142,8 @@ async fn garbage_and_too_long_frames_are_refused() {
 async fn whoever_says_nothing_is_closed() {
     let world = World::with(Limits { first_frame_ms: 500, ..Limits::default() }).await;
     let roots = world.parts.ca.roots_der();
-    let (_endpoint, mut half) = enroll_stream(world.address(), &roots).await;
-    let _ = half.send.write_all(&[9]).await;
+    let mut half = enroll_stream(world.at(), &roots).await;
+    half.write(&[9]).await;
     let ConnectionError::ApplicationClosed(close) = half.closed().await else { panic!() };
     assert_eq!(close.error_code, close::TOO_SLOW);
     let endpoint = client::endpoint();
@@ -150,7 +154,7 @@ async fn whoever_says_nothing_is_closed() {
 }
 
 async fn recover(world: &World, identity: &Identity, signer: &KeyPair) -> EnrollDown {
-    let (_endpoint, mut stream) = enroll_stream(world.address(), &identity.roots_der).await;
+    let mut stream = enroll_stream(world.at(), &identity.roots_der).await;
     stream
         .say(&EnrollUp::Recover { protocol: ENROLL_PROTOCOL, device: identity.device, tenant: identity.tenant })
         .await;
@@ -166,9 +170,8 @@ async fn recover(world: &World, identity: &Identity, signer: &KeyPair) -> Enroll
     stream.hear().await.unwrap()
 }
 
-#[tokio::test]
-async fn a_device_recovers_with_its_key_a_few_times() {
-    let world = World::new().await;
+async fn a_device_recovers_with_its_key_a_few_times(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let device = world.device().await;
     let stranger = KeyPair::generate().unwrap();
     assert_eq!(refused(recover(&world, &device, &stranger).await), EnrollRefusal::BadRequest);
@@ -176,7 +179,7 @@ async fn a_device_recovers_with_its_key_a_few_times() {
         let again = issued(recover(&world, &device, &device.key).await);
         assert_eq!(again.device, device.device);
         let again = Identity { chain_der: again.chain_der, ..clone(&device) };
-        LinkClient::up(world.address(), &again).await;
+        LinkClient::up(world.at(), &again).await;
     }
     assert_eq!(refused(recover(&world, &device, &device.key).await), EnrollRefusal::RecoveriesUsedUp);
     let devices = &world.parts.devices;
@@ -184,7 +187,7 @@ async fn a_device_recovers_with_its_key_a_few_times() {
     issued(recover(&world, &device, &device.key).await);
     devices.revoke(world.tenant, device.device, "test".into(), world.now_ms()).await.unwrap();
     assert_eq!(refused(recover(&world, &device, &device.key).await), EnrollRefusal::Revoked);
-    assert_eq!(LinkClient::refused(world.address(), &device, hello()).await, Refusal::Revoked);
+    assert_eq!(LinkClient::refused(world.at(), &device, hello()).await, Refusal::Revoked);
 }
 
 fn clone(identity: &Identity) -> Identity {

@@ -11,6 +11,18 @@ use super::client::{self, LinkClient, csr, hello, sim};
 use super::*;
 use crate::fleet::sims::SimChange;
 
+over_both! {
+    a_link_carries_reports_up_and_frames_down_in_order
+    hellos_that_do_not_fit_are_refused
+    the_newest_connection_of_a_device_wins
+    a_revoked_device_is_cut_off_and_stays_out
+    a_renewed_certificate_replaces_the_old_one_when_it_is_used
+    a_panic_in_one_session_hurts_no_other
+    garbage_and_floods_end_a_link
+    a_device_that_does_not_read_is_let_go
+    a_controller_that_stops_says_so
+}
+
 fn report(position: u64) -> Up {
     let attempt = Attempt { message: MessageId::new(position, [1; 10]), number: 1 };
     Up::Report(Report { position, at_ms: 0, kind: ReportKind::Sent { attempt, segments: 1 } })
@@ -33,11 +45,10 @@ impl Note {
     }
 }
 
-#[tokio::test]
-async fn a_link_carries_reports_up_and_frames_down_in_order() {
-    let world = World::new().await;
+async fn a_link_carries_reports_up_and_frames_down_in_order(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let device = world.device().await;
-    let (mut link, welcome) = LinkClient::up(world.address(), &device).await;
+    let (mut link, welcome) = LinkClient::up(world.at(), &device).await;
     let up = session_of(&world, device.device).await;
     assert_eq!((up.tenant, up.window, up.accepts_work), (world.tenant, 32, true));
     assert_eq!(up.sims, [RouteSim { slot: 0, sim: welcome.sims[0].1, depth: 1, ready: true }]);
@@ -48,7 +59,7 @@ async fn a_link_carries_reports_up_and_frames_down_in_order() {
     }
     // Cut anywhere: frames do not care where the network cuts them.
     let (start, rest) = bytes.split_at(bytes.len() / 2 - 1);
-    link.stream.send.write_all(start).await.unwrap();
+    link.stream.write(start).await;
     link.ping_after(rest).await;
     world
         .notes
@@ -79,7 +90,7 @@ async fn a_link_carries_reports_up_and_frames_down_in_order() {
 
     let info = world.gateway.session(device.device).unwrap();
     assert_eq!((info.software.as_str(), info.sims.len(), world.gateway.connected()), ("test/1", 1, 1));
-    link.stream.connection.close(0u32.into(), b"");
+    link.stream.leave();
     world.notes.wait(|note| (*note == Note::Event(FleetEvent::Offline { device: device.device })).then_some(())).await;
     assert_eq!(world.gateway.connected(), 0);
     assert_eq!(world.notes.count(|note| matches!(note, Note::Down { session, .. } if *session == up.session)), 1);
@@ -88,7 +99,7 @@ async fn a_link_carries_reports_up_and_frames_down_in_order() {
 
 impl LinkClient {
     async fn ping_after(&mut self, bytes: &[u8]) {
-        self.stream.send.write_all(bytes).await.unwrap();
+        self.stream.write(bytes).await;
         self.ping(1).await;
     }
 }
@@ -185,34 +196,32 @@ async fn strangers_are_turned_away() {
     assert_eq!(world.notes.count(|note| matches!(note, Note::Up(_))), 0);
 }
 
-#[tokio::test]
-async fn hellos_that_do_not_fit_are_refused() {
-    let world = World::new().await;
+async fn hellos_that_do_not_fit_are_refused(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let device = world.device().await;
     let newer = Hello { protocol: PROTOCOL + 1, ..hello() };
     let ahead = Hello { epoch_seen: Epoch(EPOCH.0 + 1), ..hello() };
-    assert_eq!(LinkClient::refused(world.address(), &device, newer).await, Refusal::UnsupportedProtocol);
-    assert_eq!(LinkClient::refused(world.address(), &device, ahead).await, Refusal::Busy);
+    assert_eq!(LinkClient::refused(world.at(), &device, newer).await, Refusal::UnsupportedProtocol);
+    assert_eq!(LinkClient::refused(world.at(), &device, ahead).await, Refusal::Busy);
     *world.notes.leaderless.lock() = true;
-    assert_eq!(LinkClient::refused(world.address(), &device, hello()).await, Refusal::Busy);
+    assert_eq!(LinkClient::refused(world.at(), &device, hello()).await, Refusal::Busy);
 
-    let mut link = LinkClient::open(world.address(), &device).await;
+    let mut link = LinkClient::open(world.at(), &device).await;
     link.say(Up::Ping { device_ms: 1 }).await;
     assert_eq!(link.refusal().await, Refusal::BadFrame);
-    let mut link = LinkClient::open(world.address(), &device).await;
+    let mut link = LinkClient::open(world.at(), &device).await;
     link.stream.say(&EnrollUp::Proof { signature: vec![0xff; 99], csr_der: vec![] }).await;
     assert_eq!(link.refusal().await, Refusal::BadFrame);
 }
 
 use flotilla_protocol::wire::Hello;
 
-#[tokio::test]
-async fn the_newest_connection_of_a_device_wins() {
-    let world = World::new().await;
+async fn the_newest_connection_of_a_device_wins(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let device = world.device().await;
-    let (mut old, _) = LinkClient::up(world.address(), &device).await;
+    let (mut old, _) = LinkClient::up(world.at(), &device).await;
     let first = session_of(&world, device.device).await.session;
-    let (mut new, _) = LinkClient::up(world.address(), &device).await;
+    let (mut new, _) = LinkClient::up(world.at(), &device).await;
     assert_eq!(old.refusal().await, Refusal::Superseded);
     world.notes.wait(|note| matches!(note, Note::Down { session, .. } if *session == first).then_some(())).await;
     new.ping(1).await;
@@ -220,15 +229,14 @@ async fn the_newest_connection_of_a_device_wins() {
     assert_eq!(world.notes.count(|note| matches!(note, Note::Event(FleetEvent::Offline { .. }))), 0);
 }
 
-#[tokio::test]
-async fn a_revoked_device_is_cut_off_and_stays_out() {
-    let world = World::new().await;
+async fn a_revoked_device_is_cut_off_and_stays_out(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let device = world.device().await;
-    let (mut link, _) = LinkClient::up(world.address(), &device).await;
+    let (mut link, _) = LinkClient::up(world.at(), &device).await;
     world.parts.devices.revoke(world.tenant, device.device, "test".into(), world.now_ms()).await.unwrap();
     assert!(world.gateway.close(device.device, Refusal::Revoked, "revoked by its owner"));
     assert_eq!(link.refusal().await, Refusal::Revoked);
-    assert_eq!(LinkClient::refused(world.address(), &device, hello()).await, Refusal::Revoked);
+    assert_eq!(LinkClient::refused(world.at(), &device, hello()).await, Refusal::Revoked);
 
     // Another controller, or this one after a restart, finds it in the catalog.
     let now_s = world.now_ms() / 1000;
@@ -243,11 +251,10 @@ async fn a_revoked_device_is_cut_off_and_stays_out() {
 
 use crate::ca::DeviceIdentity;
 
-#[tokio::test]
-async fn a_renewed_certificate_replaces_the_old_one_when_it_is_used() {
-    let world = World::new().await;
+async fn a_renewed_certificate_replaces_the_old_one_when_it_is_used(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let device = world.device().await;
-    let (mut link, _) = LinkClient::up(world.address(), &device).await;
+    let (mut link, _) = LinkClient::up(world.at(), &device).await;
     link.say(Up::Renew { csr_der: vec![0; 9] }).await;
     assert!(matches!(link.hear().await, Some(Down::RenewRefused { .. })));
     let key = KeyPair::generate().unwrap();
@@ -255,28 +262,27 @@ async fn a_renewed_certificate_replaces_the_old_one_when_it_is_used() {
     let Some(Down::Certificate { chain_der, roots_der }) = link.hear().await else { panic!() };
     let renewed = Identity { device: device.device, tenant: device.tenant, key, chain_der, roots_der };
 
-    let (mut still, _) = LinkClient::up(world.address(), &device).await;
+    let (mut still, _) = LinkClient::up(world.at(), &device).await;
     still.ping(1).await;
-    let (mut new, _) = LinkClient::up(world.address(), &renewed).await;
+    let (mut new, _) = LinkClient::up(world.at(), &renewed).await;
     new.ping(1).await;
-    assert_eq!(LinkClient::refused(world.address(), &device, hello()).await, Refusal::StaleCertificate);
+    assert_eq!(LinkClient::refused(world.at(), &device, hello()).await, Refusal::StaleCertificate);
     new.ping(2).await;
 }
 
-#[tokio::test]
-async fn a_panic_in_one_session_hurts_no_other() {
-    let world = World::new().await;
+async fn a_panic_in_one_session_hurts_no_other(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let (bystander, reader, session) = (world.device().await, world.device().await, world.device().await);
-    let (mut calm, _) = LinkClient::up(world.address(), &bystander).await;
+    let (mut calm, _) = LinkClient::up(world.at(), &bystander).await;
     *world.notes.panics_in_reader.lock() = Some(reader.device);
     *world.notes.panics_in_session.lock() = Some(session.device);
 
-    let (mut bad, _) = LinkClient::up(world.address(), &reader).await;
+    let (mut bad, _) = LinkClient::up(world.at(), &reader).await;
     bad.say(Up::Holding { held: vec![], last: true }).await;
-    bad.stream.closed().await;
-    let mut bad = LinkClient::open(world.address(), &session).await;
+    bad.stream.gone().await;
+    let mut bad = LinkClient::open(world.at(), &session).await;
     bad.say(Up::Hello(hello())).await;
-    bad.stream.closed().await;
+    bad.stream.gone().await;
     for device in [reader.device, session.device] {
         world.notes.wait(|note| matches!(note, Note::Down { device: d, .. } if *d == device).then_some(())).await;
     }
@@ -284,44 +290,43 @@ async fn a_panic_in_one_session_hurts_no_other() {
     assert_eq!(world.gateway.connected(), 1);
 
     *world.notes.panics_in_reader.lock() = None;
-    let (mut again, _) = LinkClient::up(world.address(), &reader).await;
+    let (mut again, _) = LinkClient::up(world.at(), &reader).await;
     again.say(Up::Holding { held: vec![], last: true }).await;
     again.ping(2).await;
 }
 
-#[tokio::test]
-async fn garbage_and_floods_end_a_link() {
+async fn garbage_and_floods_end_a_link(over: Transport) {
     let limits = Limits {
         control_frames: Rate { burst: 20, per_s: 1 },
         frames: Rate { burst: 100, per_s: 1 },
         bytes: Rate { burst: 100_000, per_s: 1 },
         ..Limits::default()
     };
-    let world = World::with(limits).await;
+    let world = World::over(over, limits).await;
     let (calm, wild) = (world.device().await, world.device().await);
-    let (mut calm, _) = LinkClient::up(world.address(), &calm).await;
+    let (mut calm, _) = LinkClient::up(world.at(), &calm).await;
 
-    let (mut link, _) = LinkClient::up(world.address(), &wild).await;
-    link.stream.send.write_all(&[&3u32.to_le_bytes()[..], &[0xff; 3]].concat()).await.unwrap();
+    let (mut link, _) = LinkClient::up(world.at(), &wild).await;
+    link.stream.write(&[&3u32.to_le_bytes()[..], &[0xff; 3]].concat()).await;
     assert_eq!(link.refusal().await, Refusal::BadFrame);
-    let (mut link, _) = LinkClient::up(world.address(), &wild).await;
-    link.stream.send.write_all(&u32::MAX.to_le_bytes()).await.unwrap();
+    let (mut link, _) = LinkClient::up(world.at(), &wild).await;
+    link.stream.write(&u32::MAX.to_le_bytes()).await;
     assert_eq!(link.refusal().await, Refusal::BadFrame);
-    let (mut link, _) = LinkClient::up(world.address(), &wild).await;
+    let (mut link, _) = LinkClient::up(world.at(), &wild).await;
     link.say(Up::Hello(hello())).await;
     assert_eq!(link.refusal().await, Refusal::BadFrame);
 
-    let (mut link, _) = LinkClient::up(world.address(), &wild).await;
+    let (mut link, _) = LinkClient::up(world.at(), &wild).await;
     for n in 0..21 {
         link.say(Up::Ping { device_ms: n }).await;
     }
     assert_eq!(link.refusal().await, Refusal::TooFast);
-    let (mut link, _) = LinkClient::up(world.address(), &wild).await;
+    let (mut link, _) = LinkClient::up(world.at(), &wild).await;
     for n in 0..101 {
         link.say(report(n)).await;
     }
     assert_eq!(link.refusal().await, Refusal::TooFast);
-    let (mut link, _) = LinkClient::up(world.address(), &wild).await;
+    let (mut link, _) = LinkClient::up(world.at(), &wild).await;
     let filler = Up::Log { level: 5, target: "t".into(), line: "x".repeat(60_000) };
     link.say(filler.clone()).await;
     link.say(filler).await;
@@ -329,11 +334,10 @@ async fn garbage_and_floods_end_a_link() {
     calm.ping(1).await;
 }
 
-#[tokio::test]
-async fn a_device_that_does_not_read_is_let_go() {
-    let world = World::with(Limits { outgoing_frames_max: 1_000, ..Limits::default() }).await;
+async fn a_device_that_does_not_read_is_let_go(over: Transport) {
+    let world = World::over(over, Limits { outgoing_frames_max: 1_000, ..Limits::default() }).await;
     let device = world.device().await;
-    let (link, _) = LinkClient::up(world.address(), &device).await;
+    let (link, _) = LinkClient::up(world.at(), &device).await;
     let up = session_of(&world, device.device).await;
     let sink = world.notes.sink(up.session);
     let text = |n: u64| Down::Refused { reason: Refusal::Busy, detail: format!("{n}{}", "x".repeat(1_000)) };
@@ -349,11 +353,10 @@ async fn a_device_that_does_not_read_is_let_go() {
     drop(link);
 }
 
-#[tokio::test]
-async fn a_controller_that_stops_says_so() {
-    let world = World::new().await;
+async fn a_controller_that_stops_says_so(over: Transport) {
+    let world = World::over(over, Limits::default()).await;
     let device = world.device().await;
-    let (mut link, _) = LinkClient::up(world.address(), &device).await;
+    let (mut link, _) = LinkClient::up(world.at(), &device).await;
     let (refusal, ()) = tokio::join!(link.refusal(), world.gateway.shutdown());
     assert_eq!(refusal, Refusal::ShuttingDown);
     assert_eq!(world.notes.count(|note| matches!(note, Note::Down { .. })), 1);

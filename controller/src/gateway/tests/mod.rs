@@ -1,4 +1,16 @@
-//! The gateway over real QUIC on loopback, with a real catalog and CA, and a shard that only takes notes.
+//! The gateway over real QUIC and TCP on loopback, with a real catalog and CA, and a shard that only takes notes.
+
+/// A test for each transport of a function that takes one.
+macro_rules! over_both {
+    ($($test:ident)*) => {
+        mod quic {
+            $(#[tokio::test] async fn $test() { super::$test(super::Transport::Quic).await; })*
+        }
+        mod tcp {
+            $(#[tokio::test] async fn $test() { super::$test(super::Transport::Tcp).await; })*
+        }
+    };
+}
 
 pub(crate) mod client;
 mod cluster;
@@ -6,6 +18,7 @@ mod enrolment;
 mod links;
 mod load;
 mod restart;
+mod tcp;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +40,7 @@ use crate::fleet::tenants::{self, Tenant};
 use crate::secrets::ClusterKeys;
 use crate::shard::{DeviceSink, Link, RouteSim};
 use crate::store::sqlite;
-use client::Identity;
+use client::{At, Identity};
 
 /// Nothing in these tests takes nearly as long, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -160,6 +173,7 @@ struct World {
     notes: Arc<Notes>,
     tenant: TenantId,
     gateway: GatewayHandle,
+    over: Transport,
 }
 
 impl World {
@@ -168,10 +182,15 @@ impl World {
     }
 
     async fn with(limits: Limits) -> Self {
+        Self::over(Transport::Quic, limits).await
+    }
+
+    /// Whose devices come over this transport.
+    async fn over(over: Transport, limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (parts, clock, notes, tenant) = Self::parts(&dir).await;
         let gateway = start(Self::config(&dir, 0, limits), parts.clone()).await.unwrap();
-        Self { _dir: dir, parts, clock, notes, tenant, gateway }
+        Self { _dir: dir, parts, clock, notes, tenant, gateway, over }
     }
 
     async fn parts(dir: &TempDir) -> (Parts, Arc<ShiftedClock>, Arc<Notes>, TenantId) {
@@ -216,6 +235,17 @@ impl World {
 
     fn address(&self) -> SocketAddr {
         self.gateway.local_addr()
+    }
+
+    fn tcp(&self) -> At {
+        At::Tcp(self.gateway.tcp_addr().unwrap())
+    }
+
+    fn at(&self) -> At {
+        match self.over {
+            Transport::Quic => At::Quic(self.address()),
+            Transport::Tcp => self.tcp(),
+        }
     }
 
     fn now_ms(&self) -> u64 {

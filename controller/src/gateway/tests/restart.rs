@@ -28,7 +28,15 @@ async fn a_restart_is_noticed_in_seconds() {
     let (address, port) = (first.local_addr(), first.local_addr().port());
     let enrolled = {
         let gateway = start(World::config(&dir, 0, Limits::default()), parts.clone()).await.unwrap();
-        let helper = World { _dir: tempfile::tempdir().unwrap(), parts: parts.clone(), clock, notes, tenant, gateway };
+        let helper = World {
+            _dir: tempfile::tempdir().unwrap(),
+            parts: parts.clone(),
+            clock,
+            notes,
+            tenant,
+            gateway,
+            over: Transport::Quic,
+        };
         helper.device().await
     };
     let (mut link, _) = LinkClient::up(address, &enrolled).await;
