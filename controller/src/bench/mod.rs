@@ -15,6 +15,7 @@ mod link;
 mod report;
 mod store;
 mod subject;
+mod takeover;
 
 use clap::{Args, Subcommand};
 
@@ -42,6 +43,8 @@ enum What {
     Link(link::LinkOptions),
     /// Journal and rows alone
     Store(store::StoreOptions),
+    /// A shard with many open messages moves from node to node
+    Takeover(takeover::TakeoverOptions),
     /// Enrolment and connection of a whole fleet, and its memory
     Connect(connect::ConnectOptions),
 }
@@ -55,6 +58,7 @@ impl Bench {
             What::Forward(options) => forward::run(options).await?,
             What::Link(options) => link::run(options).await?,
             What::Store(options) => store::run(options).await?,
+            What::Takeover(options) => takeover::run(options).await?,
             What::Connect(options) => connect::run(options).await?,
         };
         let text = if self.json { format!("{}\n", serde_json::to_string(&report)?) } else { report.to_string() };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flotilla_cluster::Embedded;
+use flotilla_cluster::{Coordinator, Embedded};
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Attempt, Body, Dispatch, Down, Held, Report, ReportKind, TextEncoding};
@@ -22,6 +22,8 @@ use crate::domain::record::MessageRecord;
 use crate::follow::{FollowOptions, Followers, Leads, RowsFollower, follow};
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Journal, Rows};
+
+mod moves;
 
 const UNIX_MS: u64 = 1_700_000_000_000;
 const SHARDS: u16 = 2;
@@ -51,14 +53,28 @@ impl Node {
         shard_clock: Arc<dyn Clock>,
         lag_events_max: u64,
     ) -> Self {
+        let coordinator = Embedded::new(&store.epochs().await.unwrap()).unwrap();
+        let options = FollowOptions::default();
+        let node = Self::make(store, clock, shard_clock, lag_events_max, options, coordinator).await;
+        node.leads().await;
+        node
+    }
+
+    async fn make(
+        store: &MemoryStore,
+        clock: TokioClock,
+        shard_clock: Arc<dyn Clock>,
+        lag_events_max: u64,
+        options: FollowOptions,
+        coordinator: impl Coordinator,
+    ) -> Self {
         let (journal, rows): (Arc<dyn Journal>, Arc<dyn Rows>) = (Arc::new(store.clone()), Arc::new(store.clone()));
         let rows = RowsFollower::open(rows).await.unwrap();
         let reader = rows.reader();
         let follower = CancellationToken::new();
-        let (handle, _) = follow(rows, Arc::clone(&journal), FollowOptions::default(), follower.clone());
+        let (handle, _) = follow(rows, Arc::clone(&journal), options, follower.clone());
         let followers = Followers::new([handle.clone()], Leads::none(SHARDS));
         let reader = reader(handle);
-        let coordinator = Embedded::new(&journal.epochs().await.unwrap()).unwrap();
         let deps = ShardDeps {
             journal,
             reader: reader.clone(),
@@ -69,7 +85,7 @@ impl Node {
         };
         let supervisor = ShardSupervisor::start(deps, coordinator).await.unwrap();
         let shards = supervisor.shards().clone();
-        let node = Self {
+        Self {
             store: store.clone(),
             supervisor: Some(supervisor),
             shards,
@@ -77,9 +93,7 @@ impl Node {
             follower,
             next: Mutex::new(0),
             clock,
-        };
-        node.leads().await;
-        node
+        }
     }
 
     /// Waits until the shard of the tenant answers.
@@ -132,6 +146,12 @@ impl Node {
         let idempotency = key.map(|n| RequestKey { key: [n; 16], request: [n; 16] });
         let request = AcceptRequest { tenant: tenant(), idempotency, submissions: vec![self.submission()] };
         self.handle().accept(request).await
+    }
+
+    /// Like `accept`, from whoever leads.
+    async fn accept_where_led(&self) -> Result<Acceptance, AcceptError> {
+        self.shards.of(tenant())?;
+        self.accept(None).await
     }
 
     async fn accepted(&self) -> MessageId {

@@ -258,3 +258,43 @@ async fn subscribers_are_counted_and_give_their_place_back() {
     let none: [Event; 0] = [];
     assert!(store.events() == none);
 }
+
+#[tokio::test]
+async fn a_stream_goes_on_at_the_next_leader_from_its_last_id() {
+    let store = MemoryStore::new(SHARDS);
+    let me = tenant(1);
+    let (leads_a, leads_b) = (all_led(Epoch(1)), Leads::none(SHARDS));
+    let (a, b) = (Live::new(store.clone(), leads_a.clone()), Live::new(store.clone(), leads_b.clone()));
+    let not_led = b.subscribe(me, None).await.err();
+    assert!(matches!(not_led, Some(SubscribeError::Store(StoreError::NotLeading { .. }))), "{not_led:?}");
+
+    let mut stream = Box::pin(a.subscribe(me, None).await.unwrap());
+    let events = lives(31, 200);
+    let (before, after) = events.split_at(events.len() / 2);
+    store.append_all(before, &mut StdRng::seed_from_u64(31));
+    let mut seen = take(&mut stream, 1 + truth(&store, me).len() / 2).await.split_off(1);
+
+    // The shard moves while the client reads: it gets what was on its way, and then the end.
+    leads_a.set(shard(me), None);
+    leads_b.set(shard(me), Some(Epoch(2)));
+    store.append_all(after, &mut StdRng::seed_from_u64(32));
+    let rest: Vec<LiveEvent> = tokio::time::timeout(Duration::from_secs(30), stream.collect()).await.expect("it ends");
+    seen.extend(rest);
+    assert!(a.subscribe(me, seen.last().unwrap().id).await.is_err(), "the former leader knows nothing newer");
+
+    let last = seen.last().unwrap().id.unwrap().to_string().parse().unwrap();
+    let mut stream = Box::pin(b.subscribe(me, Some(last)).await.unwrap());
+    let truth = truth(&store, me);
+    seen.extend(take(&mut stream, truth.len() - seen.len()).await);
+    assert_eq!(ids(&seen), truth);
+
+    // The same leader under a new epoch is another leadership: what came between is not known here.
+    leads_b.set(shard(me), Some(Epoch(3)));
+    assert!(tokio::time::timeout(Duration::from_secs(30), stream.next()).await.expect("it ends").is_none());
+
+    // What the journal has lost meanwhile is told as ever.
+    store.trim_all();
+    let mut stream = Box::pin(b.subscribe(me, seen[0].id).await.unwrap());
+    let reset = take(&mut stream, 1).await.remove(0);
+    assert_eq!((reset.kind, &reset.data[..]), ("reset", &br#"{"list":["messages","inbound","devices","sims"]}"#[..]));
+}

@@ -223,3 +223,51 @@ async fn a_load_without_end_needs_no_memory_without_end() {
     follower.flush().await.unwrap();
     assert_eq!(stores.rows.open_counts(leader.shard).await.unwrap()[0].messages, 60_000);
 }
+
+#[tokio::test]
+async fn what_a_former_leader_still_had_to_write_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = open(&dir);
+    let (ours, theirs) =
+        (tenant(1), (2..50).map(tenant).find(|other| shard_of(*other) != shard_of(tenant(1))).unwrap());
+    let (shard, other) = (shard_of(ours), shard_of(theirs));
+    let mut leader = Leader::of(&stores, ours).await;
+    let mut second = Leader::of(&stores, theirs).await;
+    let (first, elsewhere) = (submission(ours, 1_000, [1; 10]), submission(theirs, 1_000, [2; 10]));
+    leader.commit(vec![accepted(first.clone())]).await;
+    second.commit(vec![accepted(elsewhere.clone())]).await;
+
+    let mut former = RowsFollower::open(Arc::clone(&stores.rows)).await.unwrap();
+    former.gained(&[(shard, Epoch(1)), (other, Epoch(1))]).await.unwrap();
+    for shard in [shard, other] {
+        for batch in stores.journal.read(shard, 0, 1 << 20).await.unwrap() {
+            former.apply(&batch).await.unwrap();
+        }
+    }
+    // Another leader goes on from the rows, and is further when the former one flushes.
+    leader.commit(vec![changed(&first, 2_000, Change::Cancelled)]).await;
+    let mut next = RowsFollower::open(Arc::clone(&stores.rows)).await.unwrap();
+    next.gained(&[(shard, Epoch(2))]).await.unwrap();
+    assert_eq!(next.position(shard), 0);
+    for batch in stores.journal.read(shard, 0, 1 << 20).await.unwrap() {
+        next.apply(&batch).await.unwrap();
+    }
+    next.flush().await.unwrap();
+    former.flush().await.unwrap();
+    assert_eq!(stores.rows.get(ours, first.id).await.unwrap().unwrap().state, MessageState::Cancelled);
+    assert!(stores.rows.get(theirs, elsewhere.id).await.unwrap().is_some(), "that shard is still its own");
+    assert_eq!((former.position(shard), former.position(other)), (2, 1), "it goes on from where the rows are");
+    assert!(!former.recent.lock().has(first.id));
+
+    // Gained again, it believes the rows and nothing else.
+    former.lost(other);
+    assert_eq!(former.recent.lock().sizes(), (0, 0));
+    former.gained(&[(other, Epoch(3))]).await.unwrap();
+    second.commit(vec![changed(&elsewhere, 2_000, Change::Cancelled)]).await;
+    for batch in stores.journal.read(other, former.position(other), 1 << 20).await.unwrap() {
+        former.apply(&batch).await.unwrap();
+    }
+    former.lost(other);
+    former.flush().await.unwrap();
+    assert_eq!(stores.rows.get(theirs, elsewhere.id).await.unwrap().unwrap().state, MessageState::Queued);
+}
