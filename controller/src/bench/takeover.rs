@@ -234,7 +234,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_short_run_measures_everything() {
-        let messages = std::env::var("FLOTILLA_TAKEOVER_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
+        let messages =
+            std::env::var("FLOTILLA_TAKEOVER_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
         let options = TakeoverOptions { folder: None, messages, in_flight_percent: 10, rounds: 3 };
         let report = run(options).await.unwrap();
         assert_eq!(report.figures.len(), 4);

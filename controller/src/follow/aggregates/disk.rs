@@ -182,6 +182,17 @@ impl Disk {
         self.sync()
     }
 
+    /// From now on nobody knows what has changed since the last snapshots.
+    pub(super) fn forget_changes(&self, shards: &mut [ShardContent]) -> Result<(), DiskError> {
+        let mut forgotten = false;
+        for (number, shard) in (0u16..).zip(shards).filter(|(_, shard)| shard.changes != Changes::unknown()) {
+            guarded(|| self.meta.remove(&shard_key(CHANGES, number)[..]).map(drop))?;
+            shard.changes = Changes::unknown();
+            forgotten = true;
+        }
+        if forgotten { self.sync() } else { Ok(()) }
+    }
+
     /// Everybody who has rows here.
     pub(super) fn tenants(&self) -> Result<Vec<TenantId>, DiskError> {
         let mut tenants = Vec::new();

@@ -62,8 +62,11 @@ impl Packer {
     }
 }
 
-/// The rows of a piece, as `(key, row)`. Every row has been checked.
-pub(super) fn unpack(piece: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, PieceError> {
+/// A key and its row, as they are stored.
+pub(super) type StoredRow = (Vec<u8>, Vec<u8>);
+
+/// The rows of a piece. Every row has been checked.
+pub(super) fn unpack(piece: &[u8]) -> Result<Vec<StoredRow>, PieceError> {
     let said = piece.first_chunk::<4>().map(|len| u32::from_le_bytes(*len) as usize).ok_or(PieceError)?;
     if said > PLAIN_MAX {
         return Err(PieceError);
@@ -98,7 +101,7 @@ mod tests {
     use super::super::counters::{Counter, Counts, encode_row};
     use super::*;
 
-    fn row(n: u64) -> (Vec<u8>, Vec<u8>) {
+    fn row(n: u64) -> StoredRow {
         let mut counts = Counts::default();
         counts.count(Counter::Accepted, n);
         let mut bytes = Vec::new();
@@ -108,7 +111,7 @@ mod tests {
         (key, bytes)
     }
 
-    fn pack(rows: &[(Vec<u8>, Vec<u8>)]) -> Vec<Vec<u8>> {
+    fn pack(rows: &[StoredRow]) -> Vec<Vec<u8>> {
         let mut packer = Packer::default();
         rows.iter().for_each(|(key, row)| packer.add(key, row).unwrap());
         packer.finish()

@@ -97,7 +97,11 @@ impl Shared {
     /// Opens the folder and checks that it belongs to this journal. Blocks.
     pub(super) fn open_disk(&self) -> Result<(Disk, Content), DiskError> {
         let disk = Disk::open(&self.dir, self.options.cache_bytes)?;
-        let content = disk.content(self.shards)?;
+        let mut content = disk.content(self.shards)?;
+        if let (Content::Shards(shards), None) = (&mut content, &self.options.snapshots) {
+            // What changes from here on is not noted, so what was noted before says too little.
+            disk.forget_changes(shards)?;
+        }
         if let Content::Shards(shards) = &content {
             let last = self.journal.feed().positions();
             let ahead = shards.iter().zip(last).position(|(ours, last)| ours.position > last);

@@ -10,6 +10,8 @@ use flotilla_protocol::number::Msisdn;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::key::BlockKey;
+use super::pieces::Packer;
 use super::{Aggregates, AggregatesFollower, Counter, Dimension, Options, StatsQuery, StatsStep};
 use crate::domain::event::{Change, Event};
 use crate::domain::message::Route;
@@ -98,6 +100,7 @@ async fn memory_stays_flat_under_load() {
             report(&load, &follower, folder.path(), [begin.elapsed(), cpu, sync]);
         }
     }
+    report_packed(&follower);
     let mut accepted = 0;
     for n in 1..=TENANTS {
         let query = StatsQuery {
@@ -117,6 +120,23 @@ async fn memory_stays_flat_under_load() {
 }
 
 /// Of the whole process: the load is made outside of what is measured, one after the other.
+/// What a first snapshot of everything would take.
+fn report_packed(follower: &AggregatesFollower) {
+    let disk = follower.shared.disk().unwrap();
+    let (mut packer, mut rows, mut bytes) = (Packer::default(), 0, 0);
+    for tenant in disk.tenants().unwrap() {
+        for (step, bucket) in disk.blocks(tenant).unwrap() {
+            for row in disk.block_rows(BlockKey { tenant, step, bucket }) {
+                let (key, row) = row.unwrap();
+                (rows, bytes) = (rows + 1, bytes + key.len() + row.len());
+                packer.add(&key, &row).unwrap();
+            }
+        }
+    }
+    let packed: usize = packer.finish().iter().map(Vec::len).sum();
+    println!("snapshot: {rows} rows, {} bytes each, {} packed", bytes / rows, packed / rows);
+}
+
 fn cpu_time() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)

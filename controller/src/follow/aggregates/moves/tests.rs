@@ -381,3 +381,32 @@ async fn a_snapshot_that_can_not_be_read_is_replaced() {
         assert_eq!(world.store.scans(), 1, "{change}: the new one is good");
     }
 }
+
+#[tokio::test]
+async fn what_a_node_counted_alone_is_in_its_next_snapshot() {
+    let (mut world, shard) = led_world(5).await;
+    world.hand_over(shard).await;
+    // The same folder, without company for a while.
+    let dir = world.nodes[0].take().unwrap().dir;
+    let (_, mut alone) =
+        Aggregates::open(dir.clone(), Options::default(), world.store.clone(), world.store.clone()).unwrap();
+    alone.gained(&[(shard, Epoch(2))]).await.unwrap();
+    let mut later = submission(tenant(1), START_MS + 90_000_000, [9; 10]);
+    later.campaign = "alone".into();
+    world.store.append(shard, vec![accepted(later)]);
+    for batch in world.store.read(shard, alone.position(shard), usize::MAX).await.unwrap() {
+        alone.apply(&batch).await.unwrap();
+    }
+    alone.sync().await.unwrap();
+    drop(alone);
+
+    world.nodes[0] = Some(world.open(dir));
+    world.leaders[usize::from(shard.0)].0 = Epoch(2);
+    world.lead(shard, 0).await;
+    world.store.append(shard, vec![event(7)]);
+    world.hand_over(shard).await;
+    world.trim(shard).await;
+    world.lead(shard, 1).await;
+    assert_eq!(world.node(1).follower.position(shard), 7);
+    assert!(world.counted(shard).await == world.truth(shard));
+}
