@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use flotilla_cluster::{Control, ControlError, Embedded, Leader, Member, NodeName, View, Views};
-use flotilla_protocol::id::{Epoch, ShardId};
-use futures_util::future::{BoxFuture, ready};
-use tokio::sync::watch;
+use flotilla_cluster::etcd::{self, EtcdCluster, EtcdConfig, EtcdCoordinator, Membership};
+use flotilla_cluster::{Embedded, Member, View};
 use tokio::time::timeout;
 
 use super::parts::advertised;
 use crate::ca::Ca;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::peer::local::{LocalCluster, LocalCoordinator};
 use crate::peer::{self, Cluster, PeerLinks};
 use crate::shard::{ShardDeps, ShardSupervisor};
@@ -25,6 +23,7 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_secs(15);
 /// Whom a node is to be with.
 pub(super) enum Company {
     Alone,
+    Etcd,
     /// Nodes of the same process.
     Local(LocalCluster),
 }
@@ -32,12 +31,14 @@ pub(super) enum Company {
 /// Who tells this node what it leads.
 pub(super) enum Seat {
     Alone(Embedded),
+    Etcd(EtcdCoordinator),
     Local(LocalCoordinator),
 }
 
 /// How it goes.
 pub(super) enum Leave {
     Alone,
+    Etcd(Membership),
     Local(LocalCluster),
 }
 
@@ -68,9 +69,20 @@ pub(super) async fn join(
     };
     match company {
         Company::Alone => {
-            let (views, seat) = (alone(member(String::new()), &epochs), Seat::Alone(Embedded::new(&epochs)?));
-            let cluster = Cluster { own, views, control: Arc::new(Nobody), links: None };
-            Ok(Joined { cluster, seat, leave: Leave::Alone })
+            let coordinator = Embedded::new(&epochs)?;
+            let (views, control) = coordinator.alone(member(String::new()));
+            let cluster = Cluster { own, views, control, links: None };
+            Ok(Joined { cluster, seat: Seat::Alone(coordinator), leave: Leave::Alone })
+        }
+        Company::Etcd => {
+            let (socket, address) = listen(config)?;
+            let floor = epochs.iter().max().copied().unwrap_or_default();
+            let etcd = etcd_config(&config.cluster.etcd)?;
+            let EtcdCluster { coordinator, views, control, membership } =
+                etcd::start(etcd, member(address), epochs.len() as u16, floor).await.context("joining the cluster")?;
+            let links = Some(PeerLinks::open(socket, own.clone(), Arc::clone(ca), views.clone())?);
+            let cluster = Cluster { own, views, control, links };
+            Ok(Joined { cluster, seat: Seat::Etcd(coordinator), leave: Leave::Etcd(membership) })
         }
         Company::Local(local) => {
             let (socket, address) = listen(config)?;
@@ -80,6 +92,28 @@ pub(super) async fn join(
             Ok(Joined { cluster: Cluster { own, views, control, links }, seat, leave: Leave::Local(local) })
         }
     }
+}
+
+fn etcd_config(section: &config::Etcd) -> anyhow::Result<EtcdConfig> {
+    let password = match &section.password_file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file);
+            let text = text.with_context(|| format!("cluster.etcd.password_file: {}", file.display()))?;
+            Some(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
+        None => None,
+    };
+    Ok(EtcdConfig {
+        endpoints: section.endpoints.clone(),
+        prefix: section.prefix.clone(),
+        lease_ttl_s: section.lease_ttl_s,
+        user: section.user.clone(),
+        password,
+        ca_file: section.ca_file.clone(),
+        cert_file: section.cert_file.clone(),
+        key_file: section.key_file.clone(),
+        ..EtcdConfig::default()
+    })
 }
 
 /// The port for other controllers, and what they are told of it.
@@ -97,6 +131,7 @@ fn listen(config: &Config) -> anyhow::Result<(UdpSocket, String)> {
 pub(super) async fn lead(seat: Seat, deps: ShardDeps) -> anyhow::Result<ShardSupervisor> {
     Ok(match seat {
         Seat::Alone(coordinator) => ShardSupervisor::start(deps, coordinator).await?,
+        Seat::Etcd(coordinator) => ShardSupervisor::start(deps, coordinator).await?,
         Seat::Local(coordinator) => ShardSupervisor::start(deps, coordinator).await?,
     })
 }
@@ -106,6 +141,8 @@ impl Leave {
     pub(super) async fn hand_over(self, cluster: &Cluster) {
         match self {
             Self::Alone => return,
+            // Others know when it returns, or it has waited long enough.
+            Self::Etcd(membership) => return membership.shutdown(HAND_OVER_DEADLINE).await,
             Self::Local(local) => local.leave(&cluster.own),
         }
         let mut views = cluster.views.clone();
@@ -114,26 +151,5 @@ impl Leave {
             Ok(Ok(_)) => tracing::info!("all shards are handed over"),
             Ok(Err(_)) | Err(_) => tracing::warn!("some shards were not handed over; others take them"),
         }
-    }
-}
-
-/// What a node that is alone knows: it leads everything. Never changes.
-fn alone(member: Member, last_epochs: &[Epoch]) -> Views {
-    let leader = |last: &Epoch| Some(Leader { node: member.name.clone(), epoch: Epoch(last.0.saturating_add(1)) });
-    let leaders = last_epochs.iter().map(leader).collect();
-    let view = View { leaders, members: vec![member], pins: Vec::new(), fresh: true };
-    watch::Sender::new(Arc::new(view)).subscribe()
-}
-
-/// There is nobody to move anything to.
-struct Nobody;
-
-impl Control for Nobody {
-    fn drain(&self, _node: NodeName, _on: bool) -> BoxFuture<'_, Result<(), ControlError>> {
-        Box::pin(ready(Err(ControlError::Alone)))
-    }
-
-    fn move_shard(&self, _shard: ShardId, _to: Option<NodeName>) -> BoxFuture<'_, Result<(), ControlError>> {
-        Box::pin(ready(Err(ControlError::Alone)))
     }
 }

@@ -73,7 +73,11 @@ pub struct Shared {
 pub async fn start(config: &Config) -> anyhow::Result<Node> {
     make_data_dir(config)?;
     let stores = parts::open_stores(config).await?;
-    assemble(config, stores, Company::Alone, false).await
+    let company = match config.cluster.coordinator {
+        Coordinator::Embedded => Company::Alone,
+        Coordinator::Etcd => Company::Etcd,
+    };
+    assemble(config, stores, company, false).await
 }
 
 /// Starts one of several nodes of this process. It leads what the cluster gives it.
