@@ -18,7 +18,8 @@ use super::enrollments::*;
 use super::tenants::{self, Tenant};
 use crate::ca::{Ca, DEVICE_LIFETIME_S, DeviceIdentity, TrustDomain};
 use crate::secrets::ClusterKey;
-use crate::store::{Catalog, SqlError, sqlite};
+use crate::store::testing::new_stores;
+use crate::store::{Catalog, SqlError};
 
 const NOW_MS: u64 = 1_763_640_000_000;
 
@@ -34,7 +35,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let catalog = sqlite::open(&dir.path().join("data"), &sqlite::Options::default()).unwrap().catalog;
+        let catalog = new_stores(&dir.path().join("data")).catalog;
         let domain = TrustDomain::parse("test").unwrap();
         let ca = Ca::open(catalog.clone(), ClusterKey::generate().into(), domain, None, NOW_MS / 1000).await.unwrap();
         let ca = Arc::new(ca);

@@ -247,7 +247,7 @@ impl State {
         // Not ended with the run: whether it arrives is not ours to decide any more.
         tokio::spawn(async move {
             let result = match commit.await {
-                Err(CommitError::Unknown(why)) => ask_outcome(&*journal, shard, seq, why).await,
+                Err(CommitError::Unknown(why)) => ask_outcome(&*journal, shard, epoch, seq, why).await,
                 result => result,
             };
             let _ = myself.cast(Message::Committed { run, result });
@@ -397,13 +397,23 @@ impl State {
     }
 }
 
-/// A batch with an unknown outcome is durable exactly when its sequence is there.
-async fn ask_outcome(journal: &dyn Journal, shard: ShardId, seq: u64, why: String) -> Result<(), CommitError> {
+/// A batch with an unknown outcome is durable exactly when one of its sequence and epoch is there: another leader may have
+/// gone on in its place.
+async fn ask_outcome(
+    journal: &dyn Journal,
+    shard: ShardId,
+    epoch: Epoch,
+    seq: u64,
+    why: String,
+) -> Result<(), CommitError> {
     let until = Instant::now() + ASK_FOR;
     while Instant::now() < until {
-        match timeout_at(until, journal.last(shard)).await {
-            Ok(Ok(last)) if last >= seq => return Ok(()),
-            Ok(Ok(_)) => return Err(CommitError::Unavailable(why)),
+        match timeout_at(until, journal.read(shard, seq - 1, 0)).await {
+            Ok(Ok(found)) => match found.first() {
+                Some(batch) if batch.epoch == epoch => return Ok(()),
+                Some(batch) => return Err(CommitError::Fenced { shard, epoch: batch.epoch }),
+                None => return Err(CommitError::Unavailable(why)),
+            },
             Ok(Err(_)) | Err(_) => sleep(ASK_EVERY).await,
         }
     }

@@ -10,9 +10,13 @@ mod contract;
 mod journal;
 pub mod memory;
 pub mod migrations;
+pub mod postgres;
 mod rows;
+mod search;
 pub mod sqlite;
 mod tail;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 

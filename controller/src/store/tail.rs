@@ -80,6 +80,28 @@ impl Tail {
         self.version.send_modify(|version| *version += 1);
     }
 
+    /// Where some shards are, as was just read from the engine: others may have committed to them.
+    pub(crate) fn moved(&self, positions: &[(ShardId, u64)]) {
+        let mut inner = self.inner.lock();
+        inner.broken = None;
+        for (shard, last) in positions {
+            inner.move_to(*shard, *last);
+        }
+        drop(inner);
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Where a shard of somebody else is. Two who ask at the same time may be told in the wrong order: it only goes on.
+    pub(crate) fn seen(&self, shard: ShardId, last: u64) {
+        let mut inner = self.inner.lock();
+        if inner.shards.get(usize::from(shard.0)).is_none_or(|tail| tail.last >= last) {
+            return;
+        }
+        inner.move_to(shard, last);
+        drop(inner);
+        self.version.send_modify(|version| *version += 1);
+    }
+
     pub(crate) fn last(&self, shard: ShardId) -> Result<u64, StoreError> {
         let inner = self.inner.lock();
         if let Some(why) = &inner.broken {
@@ -121,6 +143,14 @@ impl Tail {
 }
 
 impl Inner {
+    /// What is kept of a shard has to end where the shard does.
+    fn move_to(&mut self, shard: ShardId, last: u64) {
+        let Some(tail) = self.shards.get_mut(usize::from(shard.0)).filter(|tail| tail.last != last) else { return };
+        tail.last = last;
+        self.bytes -= tail.batches.drain(..).map(|(_, bytes)| bytes).sum::<usize>();
+        self.order.retain(|kept| *kept != shard);
+    }
+
     fn drop_oldest(&mut self) {
         let Some(shard) = self.order.pop_front() else { return };
         if let Some((_, bytes)) = self.shards[usize::from(shard.0)].batches.pop_front() {
@@ -131,6 +161,11 @@ impl Inner {
 
 /// A follower's ear on the journal: says that, and how far, shards have moved. The batches come by [`super::Journal::read`],
 /// which answers from memory for those that keep up; so a slow follower holds nothing and misses nothing.
+///
+/// Where several controllers share a store, a feed knows what its own node knows. Of a shard that this node has taken and not
+/// lost: exactly what is committed, and every commit wakes. Of any other shard: where it was when this node took it last or
+/// asked [`super::Journal::last`]; what others commit wakes nobody, and a position never goes back. [`super::Journal::take`] has
+/// set the position to what it answers, and woken, before it returns.
 #[derive(Clone)]
 pub struct Feed {
     changes: watch::Receiver<u64>,

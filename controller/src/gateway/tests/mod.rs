@@ -39,7 +39,7 @@ use crate::fleet::enrollments::{NewEnrollment, Redemption};
 use crate::fleet::tenants::{self, Tenant};
 use crate::secrets::ClusterKeys;
 use crate::shard::{DeviceSink, Link, RouteSim};
-use crate::store::sqlite;
+use crate::store::testing::new_stores;
 use client::{At, Identity};
 
 /// Nothing in these tests takes nearly as long, unless it hangs.
@@ -194,7 +194,7 @@ impl World {
     }
 
     async fn parts(dir: &TempDir) -> (Parts, Arc<ShiftedClock>, Arc<Notes>, TenantId) {
-        let stores = sqlite::open(&dir.path().join("data"), &sqlite::Options::default()).unwrap();
+        let stores = new_stores(&dir.path().join("data"));
         let clock = Arc::new(ShiftedClock::default());
         let now = clock.now();
         let domain = TrustDomain::parse("test.flotilla").unwrap();

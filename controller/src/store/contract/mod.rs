@@ -17,6 +17,7 @@ pub(crate) trait Engine: Sync {
 
 pub(crate) const SHARDS: u16 = 4;
 
+/// The engine is an `Option`: where there is none on this machine, the tests end at once.
 macro_rules! contract_tests {
     ($engine:expr; $($module:ident: $($check:ident)*;)*) => {$(
         mod $module {
@@ -24,7 +25,9 @@ macro_rules! contract_tests {
             $(
                 #[tokio::test]
                 async fn $check() {
-                    crate::store::contract::$module::$check(&$engine).await;
+                    if let Some(engine) = $engine {
+                        crate::store::contract::$module::$check(&engine).await;
+                    }
                 }
             )*
         }

@@ -40,7 +40,7 @@ impl Engine for Memory {
     }
 }
 
-contract_tests! { Memory(MemoryStore::new(SHARDS));
+contract_tests! { Some(Memory(MemoryStore::new(SHARDS)));
     journal:
         batches_come_back_in_order
         shards_share_a_group_and_keep_apart

@@ -52,7 +52,7 @@ impl Engine for Sqlite {
     }
 }
 
-contract::contract_tests!(Sqlite::new());
+contract::contract_tests!(Some(Sqlite::new()));
 
 const S: ShardId = ShardId(0);
 
@@ -264,11 +264,12 @@ async fn the_catalog_applies_each_step_once_and_names_the_one_that_fails() {
     let one = Migration {
         number: 1,
         name: "0001_one",
+        breaks: true,
         sql: "CREATE TABLE one (n {int}) {strict}; INSERT INTO one VALUES (1)",
     };
-    let two = Migration { number: 2, name: "0002_two", sql: "CREATE TABLE two (n {int}); INSERT INTO one VALUES (2)" };
-    let bad =
-        Migration { number: 3, name: "0003_bad", sql: "INSERT INTO one VALUES (3); INSERT INTO nowhere VALUES (1)" };
+    let step = |number, name, sql| Migration { number, name, breaks: false, sql };
+    let two = step(2, "0002_two", "CREATE TABLE two (n {int}); INSERT INTO one VALUES (2)");
+    let bad = step(3, "0003_bad", "INSERT INTO one VALUES (3); INSERT INTO nowhere VALUES (1)");
     drop(open(&[one]).unwrap());
     drop(open(&[one, two]).unwrap());
     let failed = open(&[one, two, bad]).err().unwrap();

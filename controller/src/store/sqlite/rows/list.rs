@@ -5,13 +5,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::store_error;
 use super::load::Queue;
-use super::terms::{self, Property, block_of};
-use super::write::class_code;
+use super::terms::{self, block_of};
 use super::{int, load, page_limit};
 use crate::domain::event::Inbound;
 use crate::domain::message::Priority;
 use crate::domain::record::MessageRecord;
 use crate::store::rows::{Cursor, InboundFilter, MessageFilter, Page, Paged};
+use crate::store::search::{self, Property, class_code};
 use crate::store::{StoreError, codec};
 
 /// Most rows that one page looks at: tens of milliseconds. The page then ends early, with a cursor.
@@ -35,13 +35,13 @@ pub(super) fn messages(
         None => Box::new(TermWalk {
             connection,
             table: "message",
-            properties: message_properties(tenant, &filter),
+            properties: search::message_properties(tenant, &filter),
             from_ms: filter.from_ms,
             until_ms: filter.until_ms,
         }),
     };
     let read = |n| load::by_number(connection, n);
-    let fits = |record: &MessageRecord| record.submission.tenant == tenant && matches(record, &filter);
+    let fits = |record: &MessageRecord| record.submission.tenant == tenant && search::matches(record, &filter);
     walk(rows.as_ref(), start, page.limit, read, fits, |record| Cursor::of_message(record.submission.id))
 }
 
@@ -55,10 +55,7 @@ pub(super) fn inbound(
     let start = start(connection, "inbound", page.cursor, |bytes| {
         codec::decode_inbound(bytes).map(|inbound| inbound.tenant == tenant)
     })?;
-    let sender = filter.from.as_ref().map(|from| Property::from(tenant, from));
-    let sim = filter.sim.map(|sim| Property::sim(tenant, sim.to_bytes()));
-    let device = filter.device.map(|device| Property::device(tenant, device.to_bytes()));
-    let property = sender.or(sim).or(device).unwrap_or(Property::tenant(tenant));
+    let property = search::inbound_property(tenant, &filter);
     let (from_ms, until_ms) = (filter.from_ms, filter.until_ms);
     let rows = TermWalk { connection, table: "inbound", properties: vec![property], from_ms, until_ms };
     let read = |n| {
@@ -68,13 +65,7 @@ pub(super) fn inbound(
         };
         find().map_err(store_error)?.transpose()
     };
-    let fits = |inbound: &Inbound| {
-        inbound.tenant == tenant
-            && filter.device.is_none_or(|device| device == inbound.device)
-            && filter.sim.is_none_or(|sim| sim == inbound.sim)
-            && filter.from.as_ref().is_none_or(|from| *from == inbound.from)
-            && within(inbound.received_ms, from_ms, until_ms)
-    };
+    let fits = |inbound: &Inbound| inbound.tenant == tenant && search::inbound_matches(inbound, &filter);
     walk(&rows, start, page.limit, read, fits, |inbound| Cursor::of_inbound(inbound.id))
 }
 
@@ -245,42 +236,4 @@ fn open_only<'a>(
         }
     }
     Ok(Some(OpenWalk { connection, shard, queues }))
-}
-
-/// The rarest property of a filter; several when any of them will do.
-fn message_properties(tenant: TenantId, filter: &MessageFilter) -> Vec<Property> {
-    let client_ref = filter.client_ref.as_ref().map(|client_ref| Property::client_ref(tenant, client_ref));
-    let to = filter.to.map(|to| Property::to(tenant, to.as_u64()));
-    let tag = filter.tag.as_ref().map(|tag| Property::tag(tenant, tag));
-    let ends: Option<Vec<Property>> = filter.states.iter().map(|state| Property::end(tenant, *state)).collect();
-    let ends = ends.filter(|ends| !ends.is_empty());
-    let campaign =
-        filter.campaign.as_ref().filter(|name| !name.is_empty()).map(|name| Property::campaign(tenant, name));
-    let sim = filter.sim.map(|sim| Property::sim(tenant, sim.to_bytes()));
-    let device = filter.device.map(|device| Property::device(tenant, device.to_bytes()));
-    let one = |property: Property| vec![property];
-    client_ref
-        .or(to)
-        .or(tag)
-        .map(one)
-        .or(ends)
-        .or_else(|| campaign.or(sim).or(device).map(one))
-        .unwrap_or_else(|| one(Property::tenant(tenant)))
-}
-
-fn matches(record: &MessageRecord, filter: &MessageFilter) -> bool {
-    let submission = &record.submission;
-    (filter.states.is_empty() || filter.states.contains(&record.state))
-        && filter.to.is_none_or(|to| to == submission.to)
-        && filter.sim.is_none_or(|sim| record.route.is_some_and(|route| route.sim == sim))
-        && filter.device.is_none_or(|device| record.route.is_some_and(|route| route.device == device))
-        && filter.campaign.as_ref().is_none_or(|campaign| *campaign == submission.campaign)
-        && filter.tag.as_ref().is_none_or(|tag| submission.tags.contains(tag))
-        && filter.client_ref.as_ref().is_none_or(|wanted| submission.client_ref.as_ref() == Some(wanted))
-        && filter.priority.is_none_or(|priority| priority == submission.priority)
-        && within(submission.accepted_ms, filter.from_ms, filter.until_ms)
-}
-
-fn within(at_ms: u64, from_ms: Option<u64>, until_ms: Option<u64>) -> bool {
-    from_ms.is_none_or(|from| from <= at_ms) && until_ms.is_none_or(|until| at_ms < until)
 }

@@ -7,11 +7,11 @@ use flotilla_protocol::id::{DeviceId, MessageId, ShardId, TenantId};
 use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::super::store_error;
-use super::write::class_code;
 use super::{int, load_limit, number};
 use crate::domain::message::{MessageState, Priority};
 use crate::domain::record::MessageRecord;
 use crate::store::rows::{OpenCount, Order, QueuedQuery};
+use crate::store::search::class_code;
 use crate::store::{LOAD_MAX, StoreError, codec};
 
 /// Rows taken from one queue before the others are looked at again.

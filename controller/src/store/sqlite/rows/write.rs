@@ -9,11 +9,12 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use rustc_hash::FxHashMap;
 
 use super::super::{OpenError, check_version, connect, folder, open_error, prepare, store_error};
-use super::terms::{self, Property};
+use super::terms;
 use super::{int, key, schema};
 use crate::domain::event::Inbound;
 use crate::domain::record::MessageRecord;
 use crate::store::rows::{Flush, Upsert};
+use crate::store::search::{self, Property, class_code};
 use crate::store::sqlite::folder::FolderLock;
 use crate::store::{StoreError, codec};
 
@@ -231,13 +232,13 @@ impl<'a> Messages<'a> {
             int(submission.expires_ms),
         ])?;
         self.next += 1;
-        self.terms.add(n, submission.accepted_ms, terms::of_new_message(record))?;
-        self.terms.add(n, submission.accepted_ms, terms::of_any_message(record))
+        self.terms.add(n, submission.accepted_ms, search::of_new_message(record))?;
+        self.terms.add(n, submission.accepted_ms, search::of_any_message(record))
     }
 
     fn change(&mut self, n: i64, record: &MessageRecord, blob: &[u8]) -> rusqlite::Result<()> {
         self.update.execute(params![n, record.state.code(), int(record.next_try_ms), blob])?;
-        self.terms.add(n, record.submission.accepted_ms, terms::of_any_message(record))
+        self.terms.add(n, record.submission.accepted_ms, search::of_any_message(record))
     }
 
     fn finish(self) -> rusqlite::Result<i64> {
@@ -297,7 +298,7 @@ fn write_inbound(transaction: &Transaction<'_>, all: &[(ShardId, Inbound)], mut 
         let mut write = || {
             let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO inbound VALUES (?1, ?2, ?3, ?4)")?;
             if insert.execute(params![next, inbound.id.to_bytes(), shard.0, blob])? == 1 {
-                terms.add(next, inbound.received_ms, terms::of_inbound(inbound))?;
+                terms.add(next, inbound.received_ms, search::of_inbound(inbound))?;
                 next += 1;
             }
             let mut position = transaction.prepare_cached(
@@ -310,17 +311,6 @@ fn write_inbound(transaction: &Transaction<'_>, all: &[(ShardId, Inbound)], mut 
     }
     terms.finish().map_err(store_error)?;
     Ok(next)
-}
-
-/// The class in rows; never reused.
-pub(super) fn class_code(class: crate::domain::message::Priority) -> u8 {
-    use crate::domain::message::Priority::{Bulk, High, Normal, Urgent};
-    match class {
-        Urgent => 1,
-        High => 2,
-        Normal => 3,
-        Bulk => 4,
-    }
 }
 
 fn exists(error: &rusqlite::Error) -> bool {
