@@ -12,6 +12,7 @@
 mod cluster;
 mod parts;
 pub mod root_key;
+pub(crate) mod stores;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,7 +73,7 @@ pub struct Shared {
 /// Starts everything. What listens comes last, so nobody is answered before all is there.
 pub async fn start(config: &Config) -> anyhow::Result<Node> {
     make_data_dir(config)?;
-    let stores = parts::open_stores(config).await?;
+    let stores = stores::open_stores(config).await?;
     let company = match config.cluster.coordinator {
         Coordinator::Embedded => Company::Alone,
         Coordinator::Etcd => Company::Etcd,

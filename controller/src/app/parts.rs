@@ -26,7 +26,7 @@ use crate::gateway::{self, GatewayConfig, GatewayError, GatewayHandle};
 use crate::peer::Cluster;
 use crate::secrets::{ClusterKeys, KEY_FILE};
 use crate::shard::{ShardDeps, ShardSettings, Shards};
-use crate::store::{Stores, sqlite};
+use crate::store::Stores;
 
 /// New messages are refused while the rows are this many events behind: some seconds of work, and what a restart replays.
 const LAG_EVENTS_MAX: u64 = 1_000_000;
@@ -34,12 +34,6 @@ const LAG_EVENTS_MAX: u64 = 1_000_000;
 const RECOVERIES_MAX: u32 = 5;
 /// Ports that are free for UDP and taken for TCP, before there is something wrong.
 const PORT_TRIES_MAX: usize = 64;
-
-pub(super) async fn open_stores(config: &Config) -> anyhow::Result<Stores> {
-    let options = sqlite::Options { shards: config.store.shards, ..sqlite::Options::default() };
-    let dir = config.data_dir.clone();
-    Ok(tokio::task::spawn_blocking(move || sqlite::open(&dir, &options)).await??)
-}
 
 /// What follows the journal, and how to stop it.
 pub(super) struct Followers {

@@ -13,7 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::fleet::audit::By;
 use crate::fleet::keys::{self, ApiKey, Scopes, Secret};
-use crate::store::{Catalog, sqlite};
+use crate::store::Catalog;
 
 const FILE: &str = "root.key";
 
@@ -55,9 +55,7 @@ pub(super) async fn ensure(config: &Config, catalog: &dyn Catalog) -> anyhow::Re
 /// Voids the root key and makes another one. Fails while a controller uses the folder.
 pub async fn reset(config: &Config) -> anyhow::Result<Secret> {
     super::make_data_dir(config)?;
-    let options = sqlite::Options { shards: config.store.shards, ..sqlite::Options::default() };
-    let dir = config.data_dir.clone();
-    let stores = tokio::task::spawn_blocking(move || sqlite::open(&dir, &options)).await??;
+    let stores = super::stores::open_stores(config).await?;
     make(&*stores.catalog, "cli", &file(config)).await
 }
 

@@ -10,7 +10,7 @@ use rustls::server::WebPkiClientVerifier;
 
 use super::*;
 use crate::secrets::ClusterKey;
-use crate::store::sqlite;
+use crate::store::testing::new_stores;
 
 const NOW_S: u64 = 1_763_640_000;
 
@@ -28,7 +28,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let catalog = sqlite::open(&dir.path().join("store"), &sqlite::Options::default()).unwrap().catalog;
+        let catalog = new_stores(&dir.path().join("store")).catalog;
         Self { dir, catalog, secrets: ClusterKey::from_bytes([1; 32]).into() }
     }
 

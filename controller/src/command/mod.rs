@@ -4,6 +4,7 @@
 mod demo;
 mod files;
 mod serve;
+mod store;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,9 @@ enum Command {
     /// Check, show or begin a configuration file
     #[command(subcommand)]
     Config(files::ConfigCommand),
+    /// Bring the store up to date, or move it into PostgreSQL
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Print the installation's own key, which stands above all tenants
     RootKey(files::RootKey),
     /// Print a shell's completion script
@@ -57,6 +61,7 @@ pub async fn run(flotilla: Flotilla) -> anyhow::Result<ExitCode> {
         Command::Demo(demo) => demo.run().await.map(|()| ExitCode::SUCCESS),
         Command::Bench(bench) => bench.run().await.map(|()| ExitCode::SUCCESS),
         Command::Config(config) => config.run().map(|()| ExitCode::SUCCESS),
+        Command::Store(store) => store.run().await.map(|()| ExitCode::SUCCESS),
         Command::RootKey(root_key) => root_key.run().await.map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Flotilla::command(), "flotilla", &mut std::io::stdout());
@@ -85,6 +90,8 @@ mod tests {
             "flotilla config check --data-dir x",
             "flotilla config example",
             "flotilla root-key --reset",
+            "flotilla store migrate -c /etc/flotilla.toml",
+            "flotilla store copy --from /var/lib/flotilla --to postgres://flotilla@db1/flotilla --password-file pw",
             "flotilla completions zsh",
         ];
         for line in good {

@@ -3,6 +3,7 @@
 //! Every fault is reported at once, each with its key and the remedy. Parts of the program get only their section.
 
 mod cluster;
+mod store;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use config::{ConfigError, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 pub use cluster::{Cluster, Coordinator, Etcd};
+pub use store::{DatabaseUrl, Postgres, Store, StoreEngine};
 
 /// All defaults, with comments; what `flotilla config example` prints.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -19,7 +21,6 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 const FILE_DEFAULT: &str = "flotilla.toml";
 /// Keys that hold lists; a flag or a variable gives them with commas.
 const LISTS: [&str; 2] = ["quic.advertise", "cluster.etcd.endpoints"];
-const SHARDS_MAX: u16 = 4096;
 const ADVERTISE_MAX: usize = flotilla_protocol::enroll_code::CONTROLLERS_MAX;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,12 +65,6 @@ pub enum TcpAddr {
     Same,
     Off,
     At(SocketAddr),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Store {
-    pub shards: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,12 +128,6 @@ impl Default for Quic {
     fn default() -> Self {
         let addr = SocketAddr::from(([0, 0, 0, 0], 7443));
         Self { addr, tcp_addr: TcpAddr::Same, advertise: Vec::new() }
-    }
-}
-
-impl Default for Store {
-    fn default() -> Self {
-        Self { shards: flotilla_protocol::id::SHARDS_DEFAULT }
     }
 }
 
@@ -321,7 +310,6 @@ impl Config {
         need(self.quic.advertise.len() <= ADVERTISE_MAX, "quic.advertise", "name at most 8 addresses");
         let named = self.quic.advertise.iter().all(|text| is_named_address(text));
         need(named, "quic.advertise", "give host:port, such as sms.example.org:7443");
-        need((1..=SHARDS_MAX).contains(&self.store.shards), "store.shards", "give 1 to 4096; 64 is enough for most");
         let limits = &self.limits;
         let body = 1024..=16 * 1024 * 1024;
         need(body.contains(&limits.body_bytes_max), "limits.body_bytes_max", "give 1024 to 16777216 bytes");
@@ -331,6 +319,7 @@ impl Config {
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log.filter);
         need(filter.is_ok(), "log.filter", "give what RUST_LOG takes, such as info or flotilla_controller=debug");
         need(is_trust_domain(&self.ca.trust_domain), "ca.trust_domain", "give a DNS name in lower case");
+        self.store.faults(&mut faults);
         self.cluster.faults(&mut faults);
         faults
     }
@@ -435,7 +424,7 @@ mod tests {
             file("[quic]\nadvertise = [\"nohost\"]\n[store]\nshards = 0\n[ca]\ntrust_domain = \"A b\"\n");
         let Err(LoadError::Faults(faults)) = load_with(&sources, Vec::new()) else { panic!("no faults") };
         let keys: Vec<_> = faults.iter().map(|fault| fault.key).collect();
-        assert_eq!(keys, ["quic.advertise", "store.shards", "ca.trust_domain"]);
+        assert_eq!(keys, ["quic.advertise", "ca.trust_domain", "store.shards"]);
     }
 
     #[test]

@@ -185,6 +185,11 @@ impl Row {
         self.at(place)
     }
 
+    /// All columns: their names, and what is in them.
+    pub(crate) fn parts(&self) -> (&[Box<str>], &[Value]) {
+        (&self.columns, &self.values)
+    }
+
     /// A column by its place, from 0.
     pub fn at<T: FromValue>(&self, place: usize) -> Result<T, SqlError> {
         let value = self.values.get(place).ok_or_else(|| SqlError::NoColumn { column: place.to_string() })?;

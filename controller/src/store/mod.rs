@@ -7,6 +7,7 @@ mod catalog;
 mod codec;
 #[cfg(test)]
 mod contract;
+pub mod copy;
 mod journal;
 pub mod memory;
 pub mod migrations;

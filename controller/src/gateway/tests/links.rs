@@ -176,7 +176,7 @@ async fn strangers_are_turned_away() {
 
     let other_dir = tempfile::tempdir().unwrap();
     let domain = TrustDomain::parse("test.flotilla").unwrap();
-    let catalog = sqlite::open(other_dir.path(), &sqlite::Options::default()).unwrap().catalog;
+    let catalog = new_stores(other_dir.path()).catalog;
     let secrets = ClusterKeys::read_or_create(&other_dir.path().join("cluster.key")).unwrap();
     let other = Ca::open(catalog, secrets, domain, None, world.now_ms() / 1000).await.unwrap();
     let public = DeviceKey::from_csr(&csr(&known.key)).unwrap();

@@ -7,6 +7,7 @@
 mod address;
 mod catalog;
 mod engine;
+pub(super) mod import;
 mod journal;
 pub mod own;
 mod rows;
@@ -102,6 +103,10 @@ pub enum OpenError {
          {min_reader}, and this one knows {known}; use that program, or go back to a copy from before the upgrade"
     )]
     Newer { database: String, series: &'static str, found: u32, min_reader: u32, known: u32 },
+    #[error("a copy into {database} was not finished; drop it, create it anew, and copy again")]
+    Unfinished { database: String },
+    #[error("{database} is not empty ({what}); give a new database")]
+    NotEmpty { database: String, what: String },
     #[error("a store has 1 to 4096 shards, not {asked}")]
     Shards { asked: u16 },
     #[error("{database}: {detail}")]
@@ -117,6 +122,18 @@ pub fn open(options: &Options) -> Result<Stores, OpenError> {
 
 /// The same, and what was done to the tables.
 pub fn open_and_tell(options: &Options) -> Result<(Stores, Migrated), OpenError> {
+    open_for(options, Purpose::Serve)
+}
+
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Serve,
+    /// To be filled: it has to be empty, and says that it is not complete.
+    Fill,
+}
+
+fn open_for(options: &Options, purpose: Purpose) -> Result<(Stores, Migrated), OpenError> {
     let connector = options.connector()?;
     let released = CancellationToken::new();
     let runtime = engine::runtime()?;
@@ -124,7 +141,7 @@ pub fn open_and_tell(options: &Options) -> Result<(Stores, Migrated), OpenError>
     let engine = Engine::new(connector, readers, runtime, released.clone().drop_guard());
     let (shards, migrated) = on(&engine, {
         let (engine, options) = (Arc::clone(&engine), options.clone());
-        async move { schema::prepare(&engine.connector, &options).await }
+        async move { schema::prepare(&engine.connector, &options, purpose).await }
     })?;
     let journal = on(&engine, journal::open(Arc::clone(&engine), shards, options.clone()))?;
     let rows = on(&engine, rows::open(Arc::clone(&engine), shards, options.clone()))?;

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio_postgres::error::SqlState;
 
 use super::session::{Connector, Failure, Session, number};
-use super::{OpenError, Options};
+use super::{OpenError, Options, Purpose};
 use crate::store::migrations::{CATALOG, Migration, POSTGRES};
 
 const SHARDS_MAX: u16 = 4_096;
@@ -19,6 +19,9 @@ const CREATE_TRIES: u32 = 10;
 /// Lock rows: whoever has to be alone holds one in its transaction.
 pub(super) const LOCK_SCHEMA: i64 = 1;
 pub(super) const LOCK_CATALOG: i64 = 2;
+
+/// A row of this series says that a copy is under way.
+const COPY: &str = "copy";
 
 const FIRST: &str = "
     CREATE TABLE IF NOT EXISTS flotilla_lock (id BIGINT PRIMARY KEY, what TEXT NOT NULL);
@@ -34,7 +37,7 @@ const FIRST: &str = "
     INSERT INTO flotilla_lock VALUES (1, 'schema'), (2, 'catalog') ON CONFLICT (id) DO NOTHING";
 
 /// What only this engine has. `{shards}` rows are made for the shards at the first start.
-const STORE: &[Migration] = &[Migration {
+pub(super) const STORE: &[Migration] = &[Migration {
     number: 1,
     name: "0001_store",
     breaks: true,
@@ -157,7 +160,11 @@ pub struct Migrated {
 }
 
 /// Brings the tables up to date, and tells how many shards the store has.
-pub(super) async fn prepare(connector: &Connector, options: &Options) -> Result<(u16, Migrated), OpenError> {
+pub(super) async fn prepare(
+    connector: &Connector,
+    options: &Options,
+    purpose: Purpose,
+) -> Result<(u16, Migrated), OpenError> {
     if !(1..=SHARDS_MAX).contains(&options.shards) {
         return Err(OpenError::Shards { asked: options.shards });
     }
@@ -165,12 +172,45 @@ pub(super) async fn prepare(connector: &Connector, options: &Options) -> Result<
     let mut session = connector.connect().await.map_err(failed)?;
     session.patient().await.map_err(failed)?;
     first_tables(&session).await.map_err(failed)?;
+    let unfinished = session.query("SELECT number FROM flotilla_schema WHERE series = $1", &[&COPY]).await;
+    if !unfinished.map_err(failed)?.is_empty() {
+        return Err(OpenError::Unfinished { database: connector.address.to_string() });
+    }
     let migrated = migrate(&mut session, options, [("catalog", CATALOG), ("store", STORE)]).await;
     let migrated = migrated.map_err(|error| error.named(connector))?;
     let found = session.query("SELECT count(*) FROM journal_shard", &[]).await.map_err(failed)?;
     let shards = number(&found[0], 0).map_err(failed)?;
     let shards = u16::try_from(shards).map_err(|_| failed(Failure::Strange(format!("it has {shards} shards"))))?;
+    if purpose == Purpose::Fill {
+        fill(&mut session, connector, options, shards).await?;
+    }
     Ok((shards, migrated))
+}
+
+/// Whether it is empty; from here on it is being filled.
+async fn fill(session: &mut Session, connector: &Connector, options: &Options, shards: u16) -> Result<(), OpenError> {
+    let failed = |failure: Failure| open_error(connector, failure);
+    let not_empty = |what: String| OpenError::NotEmpty { database: connector.address.to_string(), what };
+    if shards != options.shards {
+        return Err(not_empty(format!("it has {shards} shards, and the copy has {}", options.shards)));
+    }
+    let sql = "SELECT (SELECT count(*) FROM tenants), (SELECT count(*) FROM api_keys),
+        (SELECT count(*) FROM journal_shard WHERE epoch > 0 OR last > 0),
+        (SELECT count(*) FROM (SELECT id FROM message LIMIT 1) AS m)";
+    let rows = session.query(sql, &[]).await.map_err(failed)?;
+    for (column, what) in ["tenants", "API keys", "shards with a leader", "messages"].into_iter().enumerate() {
+        let count = number(&rows[0], column).map_err(failed)?;
+        if count > 0 {
+            return Err(not_empty(format!("it has {what}")));
+        }
+    }
+    let sql = "INSERT INTO flotilla_schema VALUES ($1, 0, 'unfinished', 0, 0)";
+    session.execute(sql, &[&COPY]).await.map(drop).map_err(failed)
+}
+
+/// The copy is complete.
+pub(super) async fn filled(session: &mut Session) -> Result<(), Failure> {
+    session.execute("DELETE FROM flotilla_schema WHERE series = $1", &[&COPY]).await.map(drop)
 }
 
 async fn first_tables(session: &Session) -> Result<(), Failure> {

@@ -4,6 +4,7 @@
 //! has the rows, `catalog.db` the small tables; so neither bulk row writes nor an audit entry ever stand before a commit.
 
 mod catalog;
+pub(super) mod export;
 mod folder;
 mod journal;
 mod pool;

@@ -142,7 +142,7 @@ pub(super) async fn read(
             SELECT seq, epoch, payload, sum(octet_length(payload)) OVER (ORDER BY seq)::bigint AS total FROM (
                 SELECT seq, epoch, payload FROM journal_batch WHERE shard = $1 AND seq > $2 AND seq <= $3
                 ORDER BY seq LIMIT $5
-            ) AS some
+            ) AS part
         ) AS counted WHERE total <= $4 OR total = octet_length(payload) ORDER BY seq";
     let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
     let (from, to) = (after.cast_signed(), last.min(SEQ_MAX).cast_signed());
@@ -183,7 +183,7 @@ pub(super) async fn delete(
     let sql = "WITH old AS (
             SELECT seq, octet_length(payload) AS bytes, sum(octet_length(payload)) OVER (ORDER BY seq) AS total FROM (
                 SELECT seq, payload FROM journal_batch WHERE shard = $1 AND seq <= $2 ORDER BY seq LIMIT 1024
-            ) AS some
+            ) AS part
         ), few AS (
             SELECT seq, bytes FROM old WHERE total - bytes < $3
         ), gone AS (

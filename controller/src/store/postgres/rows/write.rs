@@ -1,8 +1,8 @@
 //! Writes what the rows follower gives: one transaction for each flush, in two ways to the server and back.
 //!
 //! Several controllers write, each for the shards that it leads, and a former leader may come late. The shards' rows are locked
-//! first, in their order; what belongs to a shard whose rows have gone further is left out. All followers read the same journal,
-//! and each flush has everything since that follower's last one; so rows that are at a position contain all before it.
+//! first, in their order; a flush that is behind for one of them is refused as a whole. All followers read the same journal, and
+//! each flush has everything since that follower's last one; so rows that are at a position contain all before it.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio_postgres::Statement;
 
 use super::super::session::{Connector, Failure, Params, Session, bytes, id, int, number, signed};
-use super::{HOUR_MS, House, hour_of};
+use super::{Found, HOUR_MS, House, hour_of};
 use crate::domain::event::Inbound;
 use crate::store::rows::{Flush, IDEMPOTENCY_MS, KeyUse};
 use crate::store::search::{self, Property, class_code};
@@ -46,7 +46,13 @@ impl RowsWriter {
                 None => self.connector.connect().await?,
             };
             match transact(&mut session, &encoded, flush, &self.hours).await {
-                Ok(hours) => {
+                Ok(Err(error)) => {
+                    if session.batch("ROLLBACK").await.is_ok() {
+                        self.session = Some(session);
+                    }
+                    return Err(error);
+                }
+                Ok(Ok(hours)) => {
                     self.session = Some(session);
                     if self.hours.len() > HOURS_MAX {
                         self.hours.clear();
@@ -148,34 +154,30 @@ async fn transact(
     encoded: &Encoded<'_>,
     flush: &Flush,
     hours: &FxHashSet<i64>,
-) -> Result<Vec<i64>, Failure> {
-    let (behind, known) = begin(session, encoded, flush).await?;
-    let current = |shard: ShardId| !behind.contains(&shard);
-    let inbound: Vec<_> = encoded.inbound.iter().filter(|(shard, ..)| current(*shard)).collect();
+) -> Found<Vec<i64>> {
+    let known = match begin(session, encoded, flush).await? {
+        Ok(known) => known,
+        Err(behind) => return Ok(Err(behind)),
+    };
     let mut statements = Statements::default();
-    let messages = encoded.messages.iter().filter(|message| current(message.upsert.shard));
-    let hours = messages_of(session, messages, &known, hours, &mut statements).await?;
-    if !inbound.is_empty() {
-        inbound_of(session, &inbound, &mut statements).await?;
+    let hours = messages_of(session, &encoded.messages, &known, hours, &mut statements).await?;
+    if !encoded.inbound.is_empty() {
+        inbound_of(session, &encoded.inbound, &mut statements).await?;
     }
     if !flush.keys.is_empty() {
         keys_of(session, &flush.keys, &mut statements).await?;
     }
     let oldest = int(flush.now_ms.saturating_sub(IDEMPOTENCY_MS + HOUR_MS) / HOUR_MS);
-    statements.add(session, FORGET, vec![Box::new(oldest), Box::new(FORGET_MAX)]).await?;
-    let moved = flush.positions.iter().filter(|(shard, _)| current(*shard));
-    let (shards, positions): (Vec<i64>, Vec<i64>) = moved.map(|(shard, at)| (i64::from(shard.0), int(*at))).unzip();
-    statements.add(session, POSITIONS, vec![Box::new(shards), Box::new(positions)]).await?;
+    statements.add(session, FORGET, vec![b(oldest), b(FORGET_MAX)]).await?;
+    let moved = flush.positions.iter().map(|(shard, at)| (i64::from(shard.0), int(*at)));
+    let (shards, positions): (Vec<i64>, Vec<i64>) = moved.unzip();
+    statements.add(session, POSITIONS, vec![b(shards), b(positions)]).await?;
     statements.commit(session).await?;
-    Ok(hours)
+    Ok(Ok(hours))
 }
 
-/// Locks the shards that move; tells those whose rows have gone further, and which messages are there.
-async fn begin(
-    session: &mut Session,
-    encoded: &Encoded<'_>,
-    flush: &Flush,
-) -> Result<(FxHashSet<ShardId>, FxHashSet<[u8; 16]>), Failure> {
+/// Locks the shards that move, and tells which messages are there; unless the rows of a shard have gone further.
+async fn begin(session: &mut Session, encoded: &Encoded<'_>, flush: &Flush) -> Found<FxHashSet<[u8; 16]>> {
     let (lock, exists) = (session.prepare(LOCK, &[]).await?, session.prepare(KNOWN, &[]).await?);
     let shards: Vec<i64> = flush.positions.iter().map(|(shard, _)| i64::from(shard.0)).collect();
     let asked: Vec<&[u8]> = encoded.messages.iter().filter(|m| !m.upsert.new).map(|m| m.id.as_slice()).collect();
@@ -192,17 +194,14 @@ async fn begin(
             )
         })
         .await?;
-    let mut behind = FxHashSet::default();
     for row in &locked {
         let (shard, position) = (signed(row, 0)?, number(row, 1)?);
-        let late = flush.positions.iter().filter(|(moved, at)| i64::from(moved.0) == shard && *at < position);
-        behind.extend(late.map(|(shard, at)| {
-            tracing::debug!(%shard, at, position, "somebody else has written the rows of a shard further");
-            *shard
-        }));
+        let late = flush.positions.iter().find(|(moved, at)| i64::from(moved.0) == shard && *at < position);
+        if let Some((shard, _)) = late {
+            return Ok(Err(StoreError::Behind { shard: *shard, position }));
+        }
     }
-    let known = known.iter().map(|row| id(row, 0)).collect::<Result<_, _>>()?;
-    Ok((behind, known))
+    Ok(Ok(known.iter().map(|row| id(row, 0)).collect::<Result<_, _>>()?))
 }
 
 type Param = Box<dyn tokio_postgres::types::ToSql + Sync + Send>;
@@ -240,9 +239,9 @@ impl Statements {
     }
 }
 
-async fn messages_of<'a>(
+async fn messages_of(
     session: &mut Session,
-    messages: impl Iterator<Item = &'a Message<'a>>,
+    messages: &[Message<'_>],
     known: &FxHashSet<[u8; 16]>,
     noted: &FxHashSet<i64>,
     statements: &mut Statements,
@@ -319,7 +318,7 @@ fn b<T: tokio_postgres::types::ToSql + Sync + Send + 'static>(value: T) -> Param
 
 async fn inbound_of(
     session: &mut Session,
-    inbound: &[&(ShardId, &Inbound, Vec<u8>)],
+    inbound: &[(ShardId, &Inbound, Vec<u8>)],
     statements: &mut Statements,
 ) -> Result<(), Failure> {
     let mut positions: FxHashMap<(ShardId, DeviceId), u64> = FxHashMap::default();

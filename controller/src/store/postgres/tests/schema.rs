@@ -1,6 +1,6 @@
 //! Starts at the same time, and beside other versions.
 
-use super::super::schema::{MigrateError, migrate};
+use super::super::schema::{MigrateError, STORE, migrate};
 use super::super::{OpenError, Options, open, open_and_tell};
 use super::{Postgres, options};
 use crate::store::migrations::Migration;
@@ -45,12 +45,12 @@ async fn a_step_that_fails_leaves_nothing_and_is_named() {
     let step = |number, name, sql| Migration { number, name, breaks: false, sql };
     let good = step(51, "0051_good", "CREATE TABLE good (n {int}) {strict}");
     let bad = step(52, "0052_bad", "INSERT INTO good VALUES (1); INSERT INTO nowhere VALUES (1)");
-    let failed = migrate(&mut session, &options, [("catalog", &[good, bad]), ("store", &[])]).await.unwrap_err();
+    let failed = migrate(&mut session, &options, [("catalog", &[good, bad]), ("store", STORE)]).await.unwrap_err();
     let MigrateError::Step { name, .. } = &failed else { panic!("{failed:?}") };
     assert_eq!(name, "catalog 0052_bad");
     let missing = "SELECT count(*) FROM pg_tables WHERE tablename = 'good'";
     assert_eq!(postgres.sql(missing), "0", "all or nothing");
-    let migrated = migrate(&mut session, &options, [("catalog", &[good]), ("store", &[])]).await.unwrap();
+    let migrated = migrate(&mut session, &options, [("catalog", &[good]), ("store", STORE)]).await.unwrap();
     assert_eq!((migrated.applied, migrated.catalog), (vec!["catalog 0051_good".to_owned()], 51));
     assert_eq!(postgres.sql("SELECT min_reader FROM flotilla_schema WHERE number = 51"), "1");
 }

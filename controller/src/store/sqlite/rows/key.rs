@@ -46,6 +46,31 @@ fn in_hours(connection: &Connection, tenant: i64, key: [u8; 16], since_ms: u64) 
     Ok(found)
 }
 
+/// Every key that is remembered, a page at a time: `after` is the last one of the page before.
+pub(in super::super) fn page(
+    connection: &Connection,
+    after: Option<&KeyPlace>,
+    limit: usize,
+) -> rusqlite::Result<Vec<(KeyPlace, TenantId, KeyUse)>> {
+    let mut select = connection.prepare_cached(
+        "SELECT i.hour, i.tenant, i.key, t.id, i.request, i.at_ms, i.messages FROM idempotency AS i
+         JOIN tenant AS t ON t.n = i.tenant WHERE (i.hour, i.tenant, i.key) > (?1, ?2, ?3)
+         ORDER BY i.hour, i.tenant, i.key LIMIT ?4",
+    )?;
+    let (hour, tenant, key) = after.copied().unwrap_or((-1, -1, [0; 16]));
+    let found = select.query_map(params![hour, tenant, key, limit as i64], |row| {
+        let messages: Vec<u8> = row.get(6)?;
+        let (ids, _) = messages.as_chunks::<16>();
+        let messages = ids.iter().map(|id| MessageId::from_bytes(*id)).collect();
+        let used = KeyUse { request: row.get(4)?, at_ms: number(row, 5)?, messages };
+        Ok(((row.get(0)?, row.get(1)?, row.get(2)?), TenantId::from_bytes(row.get(3)?), used))
+    })?;
+    found.collect()
+}
+
+/// Hour, tenant's number, key.
+pub(in super::super) type KeyPlace = (i64, i64, [u8; 16]);
+
 pub(super) fn remember(
     transaction: &Transaction<'_>,
     tenant: i64,

@@ -8,7 +8,7 @@
 //! then bulk writes crawl. Here each block of 65,536 rows has its own small index, in one table (`terms`): writes stay in
 //! the pages of the youngest block, and a search goes through the blocks from the youngest to the oldest.
 
-mod key;
+pub(super) mod key;
 mod list;
 mod load;
 mod scan;
