@@ -26,3 +26,5 @@ lint:
 test:
 	./.ci/prepare
 	FLOTILLA_TESTS_REQUIRE_ALL=1 $(CARGO) test --locked --workspace
+	# What stands on the catalog, once more on PostgreSQL.
+	FLOTILLA_TESTS_REQUIRE_ALL=1 FLOTILLA_TEST_STORE=postgres $(CARGO) test --locked --workspace --lib -- fleet:: ca:: gateway::

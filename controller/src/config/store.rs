@@ -132,7 +132,7 @@ impl Store {
         }
         let postgres = &self.postgres;
         let connections = (CONNECTIONS_MIN..=1_000).contains(&postgres.connections_max);
-        need(connections, "store.postgres.connections_max", "give 6 to 1000");
+        need(connections, "store.postgres.connections_max", "give 8 to 1000");
         let days = postgres.retention_days <= 36_500;
         need(days, "store.postgres.retention_days", "give at most 36500 days; 0 keeps everything");
         let timeout = (500..=60_000).contains(&postgres.timeout_ms);

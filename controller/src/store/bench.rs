@@ -1,4 +1,5 @@
 //! Measures the store on the disk that it will run on: durable batches, rows, and beside them what one device flush costs.
+//! With PostgreSQL beside SQLite the two take turns, and the median round of each is told.
 
 use std::fs::OpenOptions;
 use std::io::{Seek, Write};
@@ -13,8 +14,7 @@ use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::sqlite::{self, OpenError, Options};
-use super::{Batch, CommitError, Flush, Journal, Rows, StoreError, Upsert};
+use super::{Batch, CommitError, Flush, Journal, Rows, StoreError, Stores, Upsert, postgres, sqlite};
 use crate::domain::event::{Accepted, Change, Event, EventKind};
 use crate::domain::message::{Duplicates, Pin, Priority, Route, Submission};
 use crate::domain::record::MessageRecord;
@@ -28,11 +28,16 @@ pub struct BenchOptions {
     pub batch_sizes: Vec<usize>,
     /// Messages per flush of the rows.
     pub flush: usize,
+    /// How often everything is measured; the median counts.
+    pub rounds: usize,
+    /// A database to measure beside the files. It should be empty.
+    pub postgres: Option<postgres::Options>,
 }
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        Self { each: Duration::from_secs(3), writers: 16, batch_sizes: vec![1, 16, 256], flush: 16_384 }
+        let each = Duration::from_secs(3);
+        Self { each, writers: 16, batch_sizes: vec![1, 16, 256], flush: 16_384, rounds: 1, postgres: None }
     }
 }
 
@@ -40,6 +45,12 @@ impl Default for BenchOptions {
 pub struct StoreBench {
     /// A 4 KiB write and its flush, alone on the same disk.
     pub fdatasync: Latency,
+    pub engines: Vec<EngineBench>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineBench {
+    pub engine: &'static str,
     pub commits: Vec<CommitBench>,
     pub rows: Vec<RowsBench>,
 }
@@ -75,7 +86,9 @@ pub struct RowsBench {
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(#[from] sqlite::OpenError),
+    #[error(transparent)]
+    Database(#[from] postgres::OpenError),
     #[error(transparent)]
     Commit(#[from] CommitError),
     #[error(transparent)]
@@ -88,16 +101,68 @@ pub enum BenchError {
 pub async fn bench_store(dir: &Path, options: &BenchOptions) -> Result<StoreBench, BenchError> {
     std::fs::create_dir_all(dir)?;
     let fdatasync = flushes(&dir.join("flush.bin"), options.each.min(Duration::from_secs(1)))?;
-    let stores = sqlite::open(&dir.join("store"), &Options::default())?;
-    let shards = options.writers.clamp(1, stores.journal.shards());
-    try_join_all((0..shards).map(|shard| stores.journal.take(ShardId(shard), Epoch(1)))).await?;
-    let mut next = vec![1; usize::from(shards)];
-    let mut commits = Vec::new();
-    for size in &options.batch_sizes {
-        commits.push(commit_for(&stores.journal, &mut next, *size, options.each).await?);
+    let mut engines = vec![Engine::new("sqlite", sqlite::open(&dir.join("store"), &sqlite::Options::default())?)];
+    if let Some(database) = options.postgres.clone() {
+        let opened = tokio::task::spawn_blocking(move || postgres::open(&database)).await;
+        let opened = opened.map_err(|error| BenchError::Io(std::io::Error::other(error)))??;
+        engines.push(Engine::new("postgres", opened));
     }
-    let rows = rows_for(&*stores.rows, options).await?;
-    Ok(StoreBench { fdatasync, commits, rows })
+    for round in 0..options.rounds.max(1) {
+        for engine in &mut engines {
+            engine.round(round as u64, options).await?;
+        }
+    }
+    Ok(StoreBench { fdatasync, engines: engines.into_iter().map(|engine| engine.result(options)).collect() })
+}
+
+/// One engine under measurement.
+struct Engine {
+    name: &'static str,
+    stores: Stores,
+    /// The next sequence of each shard.
+    next: Vec<u64>,
+    /// Of the rows.
+    position: u64,
+    commits: Vec<CommitBench>,
+    rows: Vec<RowsBench>,
+}
+
+impl Engine {
+    fn new(name: &'static str, stores: Stores) -> Self {
+        Self { name, stores, next: Vec::new(), position: 0, commits: Vec::new(), rows: Vec::new() }
+    }
+
+    async fn round(&mut self, round: u64, options: &BenchOptions) -> Result<(), BenchError> {
+        let journal = &self.stores.journal;
+        if self.next.is_empty() {
+            let shards = options.writers.clamp(1, journal.shards());
+            try_join_all((0..shards).map(|shard| journal.take(ShardId(shard), Epoch(1)))).await?;
+            self.next = vec![1; usize::from(shards)];
+        }
+        for size in &options.batch_sizes {
+            self.commits.push(commit_for(journal, &mut self.next, *size, options.each).await?);
+        }
+        self.rows.extend(rows_for(&*self.stores.rows, round, &mut self.position, options).await?);
+        Ok(())
+    }
+
+    fn result(self, options: &BenchOptions) -> EngineBench {
+        let commits = options.batch_sizes.iter().filter_map(|size| {
+            let rounds = self.commits.iter().filter(|commit| commit.batch_events == *size);
+            median(rounds, |commit| commit.events_per_s)
+        });
+        let rows = WHAT
+            .iter()
+            .filter_map(|what| median(self.rows.iter().filter(|rows| rows.what == *what), |rows| rows.rows_per_s));
+        EngineBench { engine: self.name, commits: commits.collect(), rows: rows.collect() }
+    }
+}
+
+/// The round in the middle.
+fn median<'a, T: Clone + 'a>(rounds: impl Iterator<Item = &'a T>, by: impl Fn(&T) -> f64) -> Option<T> {
+    let mut rounds: Vec<&T> = rounds.collect();
+    rounds.sort_by(|a, b| by(a).total_cmp(&by(b)));
+    rounds.get(rounds.len() / 2).map(|round| T::clone(round))
 }
 
 fn flushes(path: &Path, each: Duration) -> Result<Latency, std::io::Error> {
@@ -160,13 +225,19 @@ async fn commit_for(
     })
 }
 
-async fn rows_for(rows: &dyn Rows, options: &BenchOptions) -> Result<Vec<RowsBench>, StoreError> {
-    let mut maker = Maker::new(9_999);
-    let mut position = 0;
+const WHAT: [&str; 3] = ["queued", "delivered", "updated"];
+
+async fn rows_for(
+    rows: &dyn Rows,
+    round: u64,
+    position: &mut u64,
+    options: &BenchOptions,
+) -> Result<Vec<RowsBench>, StoreError> {
+    let mut maker = Maker::new(9_999 + round);
     let mut queued = Vec::new();
     let mut open = Vec::new();
     let mut results = Vec::new();
-    for what in ["queued", "delivered", "updated"] {
+    for what in WHAT {
         let (mut spent, mut cpu) = (Duration::ZERO, Duration::ZERO);
         let mut count = 0u64;
         while spent < options.each {
@@ -181,13 +252,13 @@ async fn rows_for(rows: &dyn Rows, options: &BenchOptions) -> Result<Vec<RowsBen
             if what == "queued" {
                 queued.push(records.iter().map(|record| Arc::new(delivered(MessageRecord::clone(record)))).collect());
             }
-            position += 1;
+            *position += 1;
             count += records.len() as u64;
             let new = what != "updated";
             let upsert = |record| Upsert { shard: ShardId(0), record, new };
             let messages = records.into_iter().map(upsert).collect();
             let flush =
-                Flush { messages, positions: vec![(ShardId(0), position)], now_ms: maker.now_ms, ..Flush::default() };
+                Flush { messages, positions: vec![(ShardId(0), *position)], now_ms: maker.now_ms, ..Flush::default() };
             let (begin, cpu_begin) = (Instant::now(), cpu_time());
             rows.write(flush).await?;
             spent += begin.elapsed();
@@ -323,12 +394,18 @@ mod tests {
     async fn a_short_run_measures_everything() {
         let dir = tempfile::tempdir().unwrap();
         let each = Duration::from_millis(30);
-        let options = BenchOptions { each, writers: 2, batch_sizes: vec![1, 16], flush: 100 };
+        let database = crate::store::testing::server().map(|server| server.database().unwrap());
+        let postgres = database.map(|url| postgres::Options { retention_days: 0, ..postgres::Options::new(&url) });
+        let engines = if postgres.is_some() { vec!["sqlite", "postgres"] } else { vec!["sqlite"] };
+        let options = BenchOptions { each, writers: 2, batch_sizes: vec![1, 16], flush: 100, rounds: 2, postgres };
         let result = bench_store(dir.path(), &options).await.unwrap();
         assert!(result.fdatasync.max_us >= result.fdatasync.p50_us);
-        assert_eq!(result.commits.len(), 2);
-        assert!(result.commits.iter().all(|commit| commit.events_per_s >= 1.0));
-        assert_eq!(result.rows.iter().map(|rows| rows.what).collect::<Vec<_>>(), ["queued", "delivered", "updated"]);
-        assert!(result.rows.iter().all(|rows| rows.rows >= 100));
+        assert_eq!(result.engines.iter().map(|engine| engine.engine).collect::<Vec<_>>(), engines);
+        for engine in result.engines {
+            assert_eq!(engine.commits.len(), 2);
+            assert!(engine.commits.iter().all(|commit| commit.events_per_s >= 1.0));
+            assert_eq!(engine.rows.iter().map(|rows| rows.what).collect::<Vec<_>>(), WHAT);
+            assert!(engine.rows.iter().all(|rows| rows.rows >= 100));
+        }
     }
 }

@@ -29,10 +29,11 @@ use self::engine::Engine;
 use self::session::Connector;
 use super::Stores;
 
-/// Connections that are never for reading: the journal's, the rows' writer, the catalog's writer, the one that keeps house.
-const OWN_CONNECTIONS: usize = 4;
+/// Connections beside those for reading journal and rows: the journal's, the rows' writer, the catalog's writer and its two
+/// readers, the one that keeps house.
+const OWN_CONNECTIONS: usize = 6;
 /// Fewer would leave nothing to read with.
-pub const CONNECTIONS_MIN: usize = 6;
+pub const CONNECTIONS_MIN: usize = 8;
 
 #[derive(Clone)]
 pub struct Options {

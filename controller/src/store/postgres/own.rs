@@ -4,8 +4,10 @@
 //! A shell keeps the server: it waits for the end of its input, which the kernel closes when our process is gone, and then
 //! stops the server and deletes the folder. PostgreSQL refuses to run as root, so for root it all runs as another user.
 
+use std::fs::Permissions;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -71,9 +73,19 @@ struct User {
 impl OwnServer {
     /// Makes and starts one. `settings` are added to the server's own, such as `wal_level=logical`.
     pub fn start(settings: &[&str]) -> Result<Self, OwnError> {
+        Self::start_in(&std::env::temp_dir(), settings)
+    }
+
+    /// The same, with its data on the disk of a folder.
+    pub fn start_in(parent: &Path, settings: &[&str]) -> Result<Self, OwnError> {
         let bin = programs().ok_or(OwnError::Missing)?;
         let user = unprivileged()?;
-        let dir = tempfile::Builder::new().prefix("flotilla-pg-").tempdir()?.keep();
+        let mode = std::fs::metadata(parent)?.mode();
+        if user.is_some() && mode & 0o111 != 0o111 {
+            // Somebody else has to come through.
+            std::fs::set_permissions(parent, Permissions::from_mode(mode | 0o111))?;
+        }
+        let dir = tempfile::Builder::new().prefix("flotilla-pg-").tempdir_in(parent)?.keep();
         let mut server = Self {
             bin,
             user,
@@ -149,7 +161,7 @@ impl OwnServer {
         if let Some(User { uid, gid }) = copy.user {
             std::os::unix::fs::chown(&copy.dir, Some(uid), Some(gid))?;
         }
-        self.signal_all("STOP")?;
+        self.freeze()?;
         let copied = succeed("cp", copy.shell("cp").arg("-a").arg("--reflink=auto").arg(self.data()).arg(copy.data()));
         self.signal_all("CONT")?;
         copied?;
@@ -157,6 +169,24 @@ impl OwnServer {
         std::fs::remove_file(copy.data().join("postmaster.pid"))?;
         copy.run()?;
         Ok(copy)
+    }
+
+    /// Stops all processes, and returns when they stand still.
+    fn freeze(&self) -> Result<(), OwnError> {
+        self.signal_all("STOP")?;
+        let main = self.pid()?;
+        let children = std::fs::read_to_string(format!("/proc/{main}/task/{main}/children"))?;
+        for pid in children.split_whitespace().map(ToOwned::to_owned).chain([main.to_string()]) {
+            // The state stands behind the name, which ends with the last parenthesis.
+            let runs = || {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+                Some(!matches!(stat.rsplit_once(") ")?.1.chars().next()?, 'T' | 'Z'))
+            };
+            while runs() == Some(true) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
     }
 
     /// Sends a signal to the main process and all its children, such as `STOP`.

@@ -4,12 +4,17 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::OpenError;
+
+/// For how long a lock that is held is asked for again.
+const TRIES_MAX: u32 = 20;
+const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// Held while the folder is in use; the kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]
@@ -26,7 +31,16 @@ pub(super) fn lock(dir: &Path, released: CancellationToken) -> Result<FolderLock
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     }
     let mut file = private(&dir.join("LOCK")).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let mut tries = 0;
+    let locked = loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // A process that we have just forked off shares what we held until it runs its own program.
+            Err(Errno::WOULDBLOCK) if tries < TRIES_MAX => std::thread::sleep(TRY_AGAIN),
+            done => break done,
+        }
+        tries += 1;
+    };
+    match locked {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let mut pid = String::new();

@@ -52,7 +52,7 @@ impl Engine for Sqlite {
     }
 }
 
-contract::contract_tests!(Some(Sqlite::new()));
+contract::contract_tests!(Some(Sqlite::new()), Some(Sqlite::new()));
 
 const S: ShardId = ShardId(0);
 

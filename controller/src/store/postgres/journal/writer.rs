@@ -190,7 +190,8 @@ impl Writer {
         if self.link.as_ref().is_none_or(|link| link.session.is_closed())
             && let Err(failure) = self.reconnect().await
         {
-            // Nothing of it was sent.
+            // Nothing of it was sent. Whoever follows shall know that there is nothing to follow.
+            self.tail.fail(&failure.to_string());
             return self.refuse_all(group, &CommitError::Unavailable(failure.to_string()));
         }
         let takes = std::mem::take(&mut group.takes);

@@ -38,6 +38,12 @@ impl Postgres {
         Some(Self { url: server.database().unwrap(), own: None })
     }
 
+    /// A server that may be frozen and copied without holding up other tests.
+    fn with_own_server() -> Option<Self> {
+        let server = testing::available(OwnServer::start(&[]))?;
+        Some(Self { url: server.database().unwrap(), own: Some(server) })
+    }
+
     fn open(&self) -> Stores {
         open(&options(&self.url)).unwrap()
     }
@@ -64,4 +70,4 @@ impl Engine for Postgres {
     }
 }
 
-contract::contract_tests!(Postgres::new());
+contract::contract_tests!(Postgres::new(), Postgres::with_own_server());
