@@ -110,6 +110,11 @@ impl OwnServer {
         self.port
     }
 
+    /// Its data and its log; whatever else is put there goes with them.
+    pub fn folder(&self) -> &Path {
+        &self.dir
+    }
+
     /// Makes an empty database and gives its URL.
     pub fn database(&self) -> Result<String, OwnError> {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));

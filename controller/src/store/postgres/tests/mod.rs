@@ -4,6 +4,7 @@ mod house;
 mod link;
 mod proxy;
 mod schema;
+mod tls;
 mod two;
 
 use std::time::Duration;
