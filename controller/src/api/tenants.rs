@@ -117,7 +117,8 @@ pub struct TenantPatch {
 
 /// Disable or enable a tenant. Needs the root key.
 ///
-/// Keys of a disabled tenant are refused and its devices are turned away when they connect. Nothing is deleted.
+/// Keys of a disabled tenant are refused; its devices are sent away within seconds and come back once it is enabled. Nothing
+/// is deleted.
 #[utoipa::path(
     patch, path = "/v1/tenants/{id}", tag = "tenants", operation_id = "changeTenant",
     params(("id" = String, Path, example = "ten_01kaqmpxm0e8xs6bhkrg5jrqzt")),

@@ -1,4 +1,5 @@
-//! The folder in which a single node kept its CA before that was in the store: read once, then set aside.
+//! A CA that is brought to an empty store, in a folder: that of a single node of former versions, or a given key with its
+//! certificate (`key.pem`, `cert.pem`). Read once, then set aside.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use super::{CaError, KeyId, Keys, Rotation, TrustDomain};
 use crate::secrets::{ensure_private_dir, read_private};
 
 const STATE_FILE: &str = "state.json";
+const GIVEN_KEY_FILE: &str = "key.pem";
+const GIVEN_CERTIFICATE_FILE: &str = "cert.pem";
 const NOTE_FILE: &str = "README";
 const NOTE: &str = "The certificate authority is in the store now, sealed with the key in cluster.key, and this folder is not read\n\
                     any more. It holds private keys: remove it once the store and cluster.key are backed up.\n";
@@ -27,7 +30,7 @@ struct StateFile {
 /// `None` when there is no CA in this folder.
 pub(super) fn load(dir: &Path, trust_domain: &TrustDomain, now_s: u64) -> Result<Option<Keys>, CaError> {
     let path = dir.join(STATE_FILE);
-    let Some(bytes) = read_private(&path)? else { return Ok(None) };
+    let Some(bytes) = read_private(&path)? else { return given(dir, now_s) };
     ensure_private_dir(dir)?;
     let state: StateFile = serde_json::from_slice(&bytes).map_err(|_| CaError::Damaged { path: path.clone() })?;
     if state.version != 1 {
@@ -39,6 +42,33 @@ pub(super) fn load(dir: &Path, trust_domain: &TrustDomain, now_s: u64) -> Result
     let issuing = authority(dir, state.rotation.issuing())?;
     let other = state.rotation.other().map(|id| authority(dir, id)).transpose()?;
     Keys::new(state.rotation, issuing.into(), other.map(Into::into), now_s).map(Some)
+}
+
+/// A CA of the owner's own: P-256, with a certificate that makes it one and that is still good.
+fn given(dir: &Path, now_s: u64) -> Result<Option<Keys>, CaError> {
+    let (key_path, certificate_path) = (dir.join(GIVEN_KEY_FILE), dir.join(GIVEN_CERTIFICATE_FILE));
+    let Some(key) = read_private(&key_path)? else { return Ok(None) };
+    let fault = |path: &Path, remedy| CaError::Given { path: path.to_owned(), remedy };
+    let certificate = std::fs::read(&certificate_path)
+        .map_err(|_| fault(&certificate_path, "put the certificate of key.pem (PEM) beside it"))?;
+    let key = std::str::from_utf8(&key).ok().and_then(|pem| KeyPair::from_pem(pem).ok());
+    let key = key.filter(|key| key.algorithm() == &rcgen::PKCS_ECDSA_P256_SHA256);
+    let key = key.ok_or_else(|| fault(&key_path, "give an ECDSA P-256 key, PKCS #8 in PEM"))?;
+    let certificate = CertificateDer::from_pem_slice(&certificate)
+        .map_err(|_| fault(&certificate_path, "give one certificate in PEM"))?;
+    {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|_| CaError::Certificate)?;
+        let not_after_s = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        if !parsed.is_ca() || not_after_s <= now_s {
+            return Err(fault(
+                &certificate_path,
+                "give the certificate of a CA (basicConstraints CA:TRUE) that has not ended",
+            ));
+        }
+    }
+    let authority = Authority::from_parts(certificate, key)?;
+    let rotation = Rotation::Stable { current: authority.id };
+    Keys::new(rotation, authority.into(), None, now_s).map(Some)
 }
 
 fn authority(dir: &Path, id: KeyId) -> Result<Authority, CaError> {

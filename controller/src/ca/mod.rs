@@ -64,6 +64,8 @@ pub enum CaError {
         "the folder {dir} holds another CA than the store: start with the store that belongs to it, or move the folder away if no device depends on it"
     )]
     Foreign { dir: PathBuf },
+    #[error("{path}: {remedy}")]
+    Given { path: PathBuf, remedy: &'static str },
     #[error("a CA certificate does not fit its key")]
     Certificate,
     #[error(
@@ -136,8 +138,8 @@ impl std::fmt::Debug for Ca {
 }
 
 impl Ca {
-    /// The CA of this store; an empty one gets that of `folder` if there is one in it (where a single node kept it formerly,
-    /// which is then set aside), or else a new one. Of several controllers that begin at once, one is first, and all have its CA.
+    /// The CA of this store; an empty one gets that of `folder` if there is one in it (where a single node kept it formerly, or
+    /// one that is given; it is then set aside), or else a new one. Of several controllers that begin at once, one is first, and all have its CA.
     pub async fn open(
         catalog: Arc<dyn Catalog>,
         secrets: ClusterKeys,

@@ -372,6 +372,39 @@ async fn every_step_can_be_taken_back_also_after_a_restart() {
     assert!(matches!(prepared.rotate_rollback(0, false, NOW_S).await, Err(CaError::Rotation(_))));
 }
 
+#[tokio::test]
+async fn a_given_ca_is_taken_and_rotated_like_our_own() {
+    let place = Place::new();
+    let folder = place.dir.path().join("ca");
+    ensure_private_dir(&folder).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = |is_ca| {
+        let mut params = CertificateParams::default();
+        params.is_ca = is_ca;
+        params.self_signed(&key).unwrap().pem()
+    };
+    let open = async || place.open_with(place.secrets.clone(), Some(&folder)).await;
+    let put = |name: &str, text: &str| write_private(&folder.join(name), text.as_bytes()).unwrap();
+    put("key.pem", &key.serialize_pem());
+    assert!(matches!(open().await, Err(CaError::Given { .. })), "without a certificate");
+    put("cert.pem", &certificate(rcgen::IsCa::ExplicitNoCa));
+    assert!(matches!(open().await, Err(CaError::Given { .. })), "no certificate of a CA");
+    put("key.pem", &KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem());
+    assert!(matches!(open().await, Err(CaError::Given { .. })), "another curve");
+    put("key.pem", &key.serialize_pem());
+    put("cert.pem", &certificate(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)));
+
+    let ca = open().await.unwrap();
+    assert!(!folder.exists());
+    assert_eq!(ca.pins(), [identity::pin_of(&rcgen::PublicKeyData::subject_public_key_info(&key))]);
+    let (roots, certificate) = (ca.roots_der(), device(&ca));
+    assert!(device_accepts(&roots, &ca) && server_accepts(&ca, &certificate, NOW_S));
+    ca.rotate_prepare(NOW_S).await.unwrap();
+    ca.rotate_activate(NOW_S).await.unwrap();
+    assert!(device_accepts(&roots, &ca), "through the cross certificate");
+    assert!(server_accepts(&ca, &certificate, NOW_S));
+}
+
 #[test]
 fn trust_domains_are_parsed() {
     for good in ["a", "sms.example.org", "x-1_y"] {

@@ -350,10 +350,14 @@ fn bind(
         enrolled_ms: now_ms,
     };
     devices::insert(tx, &new)?;
-    tx.execute(
-        "UPDATE enrollments SET used_ms = $1, device = $2, key_hash = $3 WHERE id = $4",
+    let bound = tx.execute(
+        "UPDATE enrollments SET used_ms = $1, device = $2, key_hash = $3 WHERE id = $4 AND used_ms IS NULL",
         sql_params![now_ms, device, key.hash(), redemption.token],
     )?;
+    if bound != 1 {
+        // Another controller was faster with the same token. The next try finds out who it was.
+        return Err(SqlError::Unavailable("the enrolment was used at the same moment".into()));
+    }
     let detail = serde_json::json!({ "enrollment": redemption.token }).to_string();
     let entry = Act {
         at_ms: now_ms,
