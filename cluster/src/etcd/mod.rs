@@ -16,7 +16,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use flotilla_protocol::id::{Epoch, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::ownership::{Ownership, Settings, weight};
+use crate::ownership::{Input, Ownership, Settings, weight};
 use crate::{Control, CoordinationError, Coordinator, Leadership, Member, NodeName, View, Views};
 use client::Etcd;
 use control::EtcdControl;
@@ -112,7 +112,7 @@ pub async fn start(
     let stop = CancellationToken::new();
     spawn(keeper, driver, inbox, stop.clone()).await?;
     Ok(EtcdCluster {
-        coordinator: EtcdCoordinator { changes: gains, events: events.clone() },
+        coordinator: EtcdCoordinator { changes: gains, events: events.clone(), led: BTreeSet::new() },
         views: seen,
         control: Arc::new(EtcdControl { events: events.clone() }),
         membership: Membership { events, _stop: stop.drop_guard() },
@@ -167,19 +167,30 @@ async fn work(
     }
 }
 
-/// What this node gains and loses.
+/// What this node gains and loses. Should its thread end, everything that is still led is lost.
 pub struct EtcdCoordinator {
     changes: mpsc::UnboundedReceiver<Leadership>,
     events: mpsc::Sender<Event>,
+    led: BTreeSet<ShardId>,
 }
 
 impl Coordinator for EtcdCoordinator {
     async fn next(&mut self) -> Result<Leadership, CoordinationError> {
-        self.changes.recv().await.ok_or(CoordinationError::Stopped)
+        let Some(change) = self.changes.recv().await else {
+            let shard = self.led.pop_first().ok_or(CoordinationError::Stopped)?;
+            return Ok(Leadership::Lost { shard });
+        };
+        match change {
+            Leadership::Gained { shard, .. } => self.led.insert(shard),
+            Leadership::Lost { shard } => self.led.remove(&shard),
+            Leadership::Drain { .. } => false,
+        };
+        Ok(change)
     }
 
     async fn released(&mut self, shard: ShardId) -> Result<(), CoordinationError> {
-        let event = Event::Input(crate::ownership::Input::Released { shard });
+        self.led.remove(&shard);
+        let event = Event::Input(Input::Released { shard });
         self.events.send(event).await.map_err(|_| CoordinationError::Stopped)
     }
 }

@@ -151,8 +151,9 @@ impl Node {
     /// Nothing is told to anybody.
     async fn die(mut self) -> Instant {
         let at = Instant::now();
-        self.membership = None;
+        self.follower.abort();
         let _ = (&mut self.follower).await;
+        self.membership = None;
         self.witness.0.send_modify(|board| board.led.retain(|(node, _), _| *node != self.name));
         at
     }

@@ -3,6 +3,11 @@
 mod hashing;
 mod model;
 
+use std::sync::Arc;
+
+use flotilla_protocol::id::{Epoch, ShardId};
+
+use super::roster::{Roster, Standing};
 use super::*;
 
 const TTL_MS: u64 = 2_000;
@@ -152,6 +157,17 @@ fn a_campaign_that_only_looked_failed_is_a_win_when_it_shows() {
     assert_eq!(machine.handle(Input::Unclear { shard: ShardId(0), lease: LEASE }, 500), []);
     let mine = vec![held("a", LEASE, 2)];
     assert_eq!(machine.handle(read(snapshot(2, &[seen("a")], mine)), 510), [gained(0, 2)]);
+}
+
+#[test]
+fn an_answer_to_an_earlier_campaign_wins_nothing() {
+    let mut machine = machine(1);
+    machine.handle(read(snapshot(1, &[seen("a")], vec![None])), 10);
+    machine.handle(read(snapshot(2, &[seen("a")], vec![held("a", LEASE, 2)])), 20);
+    machine.handle(Input::Released { shard: ShardId(0) }, 30);
+    assert_eq!(machine.handle(read(snapshot(3, &[seen("a")], vec![None])), 130), [campaign(0)]);
+    assert_eq!(machine.handle(won(0, 2), 140), [], "its key is gone");
+    assert_eq!(machine.handle(won(0, 4), 150), [gained(0, 4)]);
 }
 
 #[test]
