@@ -152,10 +152,12 @@ mod tests {
         EtcdConfig { endpoints: vec!["http://127.0.0.1:2379".to_owned()], ..EtcdConfig::default() }
     }
 
+    type Case = (fn(&mut EtcdConfig), &'static str);
+
     #[test]
     fn each_field_has_its_bounds() {
         good().check().unwrap();
-        let cases: [(fn(&mut EtcdConfig), &str); 9] = [
+        let cases: [Case; 9] = [
             (|c| c.endpoints.clear(), "endpoints"),
             (|c| c.endpoints = vec!["127.0.0.1:2379".to_owned()], "endpoints"),
             (|c| c.endpoints = vec!["https://127.0.0.1:2379".to_owned()], "endpoints"),

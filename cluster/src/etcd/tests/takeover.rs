@@ -1,8 +1,10 @@
 //! Nodes that die.
 
+use tokio::time::sleep;
+
 use super::*;
 
-const KILLS: usize = 6;
+const KILLS: u32 = 6;
 
 /// At the default lease. The lease of a dead node ends 1.3 to 2 s after its death, and etcd looks for ended leases twice a
 /// second.
@@ -21,6 +23,8 @@ async fn the_shards_of_a_killed_node_are_led_elsewhere_in_time() {
         let before = witness.shared_out(&["a", "b", &victim_name]).await;
         let orphans = before.of(&victim_name);
         assert!(!orphans.is_empty());
+        // Deaths are spread evenly over the time between two renewals.
+        sleep(Duration::from_millis(2_000 / 3) * round / KILLS).await;
         let died = victim.die().await;
         let board = witness.shared_out(&["a", "b"]).await;
         let gained = board.gains.iter().skip(before.gains.len());
