@@ -15,7 +15,7 @@ use super::machine::{Machine, Order};
 use super::{AgentError, AgentStatus, Command, Commands, Exit, Parts, Present, SimStatus, fresh_or};
 use crate::clock::{Clock, Now};
 use crate::identity::{DeviceKey, certificate_request};
-use crate::link::{StreamError, TCP_PING, Transport};
+use crate::link::{StreamError, Transport};
 use crate::outbox::{Awaiting, Commit, DeviceOutbox, State};
 use crate::radio::{Outstanding, Radio, RadioEvent};
 
@@ -327,7 +327,7 @@ impl Agent {
     /// QUIC keeps itself alive; over TCP a clock pair does.
     fn ping_every(&self, settings: &Settings) -> Duration {
         let asked = seconds(settings.ping_interval_s);
-        if self.line.transport() == Some(Transport::Tcp) { asked.min(TCP_PING) } else { asked }
+        self.line.ping_every().map_or(asked, |least| asked.min(least))
     }
 
     /// Takes in all whole frames that are here.

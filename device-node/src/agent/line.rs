@@ -148,6 +148,14 @@ impl Line {
         }
     }
 
+    /// Where the agent's own frames have to keep the link alive.
+    pub(super) fn ping_every(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Up { session, .. } => session.ping_every(),
+            _ => None,
+        }
+    }
+
     pub(super) fn dial(&mut self, clock: Arc<dyn Clock>, hello: Hello) {
         let targets = self.dialer.targets();
         let credential = match &self.identity.previous {

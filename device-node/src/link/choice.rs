@@ -168,14 +168,14 @@ mod tests {
 
     #[test]
     fn the_other_transport_has_to_wait_and_controllers_take_turns() {
-        let table: [(&[Transport], &[(u64, usize, Transport)]); 4] = [
-            (&[], &[]),
-            (&[Quic], &[(0, 0, Quic), (3_000, 0, Tcp)]),
-            (&[Tcp], &[(0, 0, Tcp), (3_000, 0, Quic)]),
-            (&[Quic, Tcp], &[(0, 0, Quic), (800, 1, Tcp), (3_000, 0, Tcp), (3_800, 1, Quic)]),
+        let table = [
+            (vec![], vec![]),
+            (vec![Quic], vec![(0, 0, Quic), (3_000, 0, Tcp)]),
+            (vec![Tcp], vec![(0, 0, Tcp), (3_000, 0, Quic)]),
+            (vec![Quic, Tcp], vec![(0, 0, Quic), (800, 1, Tcp), (3_000, 0, Tcp), (3_800, 1, Quic)]),
         ];
         for (firsts, expected) in table {
-            assert_eq!(all(Round::new(firsts)), expected, "{firsts:?}");
+            assert_eq!(all(Round::new(&firsts)), expected, "{firsts:?}");
         }
     }
 

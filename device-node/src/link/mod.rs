@@ -33,7 +33,7 @@ use race::Race;
 
 pub use choice::Transport;
 pub use dialer::{Dialer, PAUSE_MAX_MS, PAUSE_MIN_MS, STABLE_MS};
-pub use session::{Session, TCP_PING, Turn};
+pub use session::{Session, Turn};
 pub use stream::{FrameStream, StreamError};
 pub use tls::TlsError;
 
@@ -56,6 +56,8 @@ const IDLE: Duration = Duration::from_secs(45);
 /// Over QUIC a silence of so many intervals is the end of a link: the packet that keeps it alive is repeated meanwhile, so the
 /// controller is dead or out of reach, and another one leads its shards within seconds.
 const KEEP_ALIVES_MISSED: u32 = 2;
+/// The same over TCP, which repeats what was lost at growing intervals.
+const TCP_KEEP_ALIVES_MISSED: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -118,7 +120,8 @@ impl From<StreamError> for ConnectError {
 /// What the machine that carries the links may want otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Of links over QUIC. After twice as long without an answer a link is given up.
+    /// After this long without a word a link says something. After twice as long without an answer it is given up, over TCP
+    /// three times.
     pub keep_alive: Duration,
     /// From the first finding that UDP does not pass to the first look whether it does; later looks are less frequent. Short
     /// by default, because a controller that was just starting, or was overrun, looks the same.
@@ -145,6 +148,7 @@ struct Inner {
     udp: Mutex<HashMap<String, Udp>>,
     begun: Instant,
     look_ms: u64,
+    keep_alive: Duration,
 }
 
 /// A configuration for one kind of connection of one device.
@@ -165,8 +169,8 @@ impl Links {
         let (tls, transport) = (tls::Tls::new(), Arc::new(transport(options.keep_alive)));
         let (next, handshakes) = (AtomicUsize::new(0), Semaphore::new(HANDSHAKES_MAX));
         let (udp, begun) = (Mutex::default(), Instant::now());
-        let look_ms = options.look.as_millis() as u64;
-        Ok(Self(Arc::new(Inner { tls, transport, endpoints, next, handshakes, udp, begun, look_ms })))
+        let (look_ms, keep_alive) = (options.look.as_millis() as u64, options.keep_alive);
+        Ok(Self(Arc::new(Inner { tls, transport, endpoints, next, handshakes, udp, begun, look_ms, keep_alive })))
     }
 
     pub fn link_config(&self, credential: &Credential, roots_der: &[Vec<u8>]) -> Result<LinkConfig, TlsError> {
@@ -242,6 +246,10 @@ impl Links {
             endpoint.close(VarInt::from_u32(0), b"");
             endpoint.wait_idle().await;
         }
+    }
+
+    fn silence_max(&self) -> Duration {
+        (self.0.keep_alive * TCP_KEEP_ALIVES_MISSED).min(IDLE)
     }
 
     /// Over one of the sockets, by turns.

@@ -153,7 +153,7 @@ async fn dial_tcp(links: Links, config: LinkConfig, controller: String) -> Resul
     let mut addresses = resolve(&controller).await?.into_iter();
     loop {
         let Some(address) = addresses.next() else { return Err(no_address(&controller)) };
-        match patiently(addresses.len() == 0, tcp::dial(config.tls.clone(), address)).await {
+        match patiently(addresses.len() == 0, tcp::dial(config.tls.clone(), address, links.silence_max())).await {
             Ok((link, rtt)) => {
                 let stream = FrameStream::new(Carrier::Tcp(Box::new(link)));
                 return Ok(Session::tcp(stream, controller, rtt, links, config));

@@ -15,9 +15,6 @@ const QUIET: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Links that wait for the same look do not all act on it at once.
 const SPREAD: Duration = Duration::from_secs(5);
-/// Over TCP a link says something at least this often. The controller gives a peer up that is silent for 45 s, and answers
-/// each `Ping`, so that we can do the same.
-pub const TCP_PING: Duration = Duration::from_secs(15);
 
 /// A link on which `Welcome` was said, or an enrolment's dialogue.
 pub struct Session {
@@ -69,6 +66,15 @@ impl Session {
         match &self.carrier {
             Carrier::Quic(connection) => connection.rtt(),
             Carrier::Tcp { rtt, .. } => *rtt,
+        }
+    }
+
+    /// How often somebody has to say something, where the transport does not do so by itself. The controller gives a peer up
+    /// that is silent for 45 s, and answers each `Ping`, so that we can give it up as well.
+    pub fn ping_every(&self) -> Option<Duration> {
+        match &self.carrier {
+            Carrier::Quic(_) => None,
+            Carrier::Tcp { way_back, .. } => Some(way_back.links.0.keep_alive),
         }
     }
 

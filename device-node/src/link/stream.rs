@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::IDLE;
 use super::tcp::TcpLink;
 
 const CHUNKS: usize = 16;
@@ -23,7 +22,7 @@ pub enum StreamError {
     Connection(#[from] ConnectionError),
     #[error("connection lost: {0}")]
     Tcp(io::Error),
-    #[error("connection lost: not a word for {} seconds", IDLE.as_secs())]
+    #[error("connection lost: the controller is silent")]
     Silent,
     #[error("the controller has closed the link")]
     Closed,

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{ConnectError, IDLE, StreamError};
+use super::{ConnectError, StreamError};
 
 /// The client's end of one TCP connection.
 pub(super) struct TcpLink {
@@ -29,12 +29,14 @@ pub(super) struct TcpLink {
     moved: Instant,
     /// Looks at `heard` when it ends, and is not moved with each byte.
     silence: Pin<Box<Sleep>>,
+    silence_max: Duration,
 }
 
 /// Up to the end of our side of the handshake. Answers how long the kernel's own handshake took, too: one round trip.
 pub(super) async fn dial(
     tls: Arc<rustls::ClientConfig>,
     address: SocketAddr,
+    silence_max: Duration,
 ) -> Result<(TcpLink, Duration), ConnectError> {
     let begun = Instant::now();
     let stream = TcpStream::connect(address).await.map_err(|error| ConnectError::Tcp(error.to_string()))?;
@@ -46,8 +48,8 @@ pub(super) async fn dial(
         return Err(ConnectError::Tcp("what answers there is no controller".to_owned()));
     }
     let now = Instant::now();
-    let silence = Box::pin(sleep_until(now + IDLE));
-    Ok((TcpLink { stream, unflushed: false, heard: now, moved: now, silence }, rtt))
+    let silence = Box::pin(sleep_until(now + silence_max));
+    Ok((TcpLink { stream, unflushed: false, heard: now, moved: now, silence, silence_max }, rtt))
 }
 
 /// An alert says nothing yet of our certificate: whoever has sent it has not proved to be the controller.
@@ -91,7 +93,7 @@ impl TcpLink {
             Poll::Pending => {}
         }
         while self.silence.as_mut().poll(cx).is_ready() {
-            let until = self.heard + IDLE;
+            let until = self.heard + self.silence_max;
             if until <= Instant::now() {
                 return Poll::Ready(Err(StreamError::Silent));
             }

@@ -28,7 +28,7 @@ fn impatient() -> Options {
 async fn enrolled(controller: &Controller, options: Options) -> Node {
     let node = Node::with(options);
     let (enrolled, ()) = tokio::join!(node.enroll(controller), controller.enroll(NEW, false));
-    enrolled.unwrap();
+    enrolled.expect("the code is good");
     node
 }
 
@@ -40,7 +40,7 @@ async fn linked(controller: &Controller, node: &mut Node) -> (Script, Peer, Hell
 }
 
 async fn transport(node: &Node) -> Option<Transport> {
-    node.handle().status().await.unwrap().line.transport
+    node.handle().status().await.expect("it runs").line.transport
 }
 
 /// The device has said all that comes first.
@@ -87,6 +87,7 @@ async fn without_udp_a_device_is_enrolled_and_sends_over_tcp() {
     let (mut peer, _) = controller.welcome().await;
     assert!(begun.elapsed() < HEAD_START, "{:?}", begun.elapsed());
     assert_eq!(peer.report().await, sent, "what was not acknowledged comes again");
+    peer.close();
     node.stop().await;
 }
 
@@ -119,6 +120,7 @@ async fn a_look_that_finds_nothing_disturbs_no_link() {
     tokio::time::resume();
     answers(&mut peer).await;
     assert_eq!(transport(&node).await, Some(Transport::Tcp));
+    peer.close();
     node.stop().await;
 }
 
@@ -128,10 +130,10 @@ async fn a_controller_that_falls_silent_on_tcp_is_given_up() {
     let mut node = enrolled(&controller, Options::default()).await;
     let (_script, mut silent, _) = linked(&controller, &mut node).await;
     tokio::time::pause();
-    // A link that is silent says something every 15 s itself, so that the controller knows.
-    tokio::time::advance(Duration::from_secs(16)).await;
+    // The device says something every 5 s itself, so that the controller knows; three times in vain.
+    tokio::time::advance(Duration::from_secs(6)).await;
     silent.until(|frame| matches!(frame, Up::Ping { .. }).then_some(())).await;
-    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::advance(Duration::from_secs(10)).await;
     tokio::time::resume();
     let (_peer, _) = controller.welcome().await;
     silent.gone().await;
