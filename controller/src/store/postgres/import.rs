@@ -2,7 +2,7 @@
 
 use flotilla_protocol::id::{Epoch, ShardId};
 
-use super::session::{Session, number};
+use super::session::{DAY, Session, number};
 use super::{OpenError, Options, Purpose, open_for, schema};
 use crate::store::{Batch, StoreError, Stores, codec};
 
@@ -72,7 +72,7 @@ impl Import {
         let sql = "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM inbound),
             (SELECT count(*) FROM idempotency), (SELECT count(*) FROM journal_batch)";
         // Counting millions of rows takes its time.
-        self.session.patient().await?;
+        self.session.patient(DAY).await?;
         let rows = self.session.query(sql, &[]).await?;
         let row = &rows[0];
         Ok(Counts {

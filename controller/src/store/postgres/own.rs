@@ -148,7 +148,7 @@ impl OwnServer {
     pub fn pid(&self) -> Result<u32, OwnError> {
         let text = std::fs::read_to_string(self.data().join("postmaster.pid"))?;
         let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
-        pid.ok_or_else(|| OwnError::Failed { what: "reading postmaster.pid", detail: text })
+        pid.ok_or(OwnError::Failed { what: "reading postmaster.pid", detail: text })
     }
 
     /// What a crash at this moment would leave, as a second server: all processes are frozen while the files are copied.

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::error::SqlState;
 
-use super::session::{Connector, Failure, Session, number};
+use super::session::{Connector, DAY, Failure, Session, number};
 use super::{OpenError, Options, Purpose};
 use crate::store::migrations::{CATALOG, Migration, POSTGRES};
 
@@ -170,7 +170,7 @@ pub(super) async fn prepare(
     }
     let failed = |failure: Failure| open_error(connector, failure);
     let mut session = connector.connect().await.map_err(failed)?;
-    session.patient().await.map_err(failed)?;
+    session.patient(DAY).await.map_err(failed)?;
     first_tables(&session).await.map_err(failed)?;
     let unfinished = session.query("SELECT number FROM flotilla_schema WHERE series = $1", &[&COPY]).await;
     if !unfinished.map_err(failed)?.is_empty() {

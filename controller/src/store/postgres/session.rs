@@ -16,6 +16,11 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A node that stands still in the middle of a transaction holds the others up no longer than this.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
 
+/// What writes or deletes thousands of rows may take.
+pub(super) const BULK: Duration = Duration::from_secs(120);
+/// What has no other bound: migrations, a scan of everything.
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3_600);
+
 /// Makes connections.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
@@ -190,10 +195,12 @@ impl Session {
         }
     }
 
-    /// For statements that may take as long as they take.
-    pub(super) async fn patient(&mut self) -> Result<(), Failure> {
-        self.timeout = Duration::from_secs(24 * 3_600);
-        self.batch("SET statement_timeout = 0; SET lock_timeout = 0").await
+    /// For statements over many rows, where a large one on a slow disk must not fail again and again. That a server is gone
+    /// is noticed by the connection itself.
+    pub(super) async fn patient(&mut self, timeout: Duration) -> Result<(), Failure> {
+        self.timeout = timeout.max(self.timeout);
+        let ms = self.timeout.as_millis();
+        self.batch(&format!("SET statement_timeout = {ms}; SET lock_timeout = {ms}")).await
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
 use super::super::schema::LOCK_SCHEMA;
-use super::super::session::{Connector, Failure, Session, bytes, id, int, signed};
+use super::super::session::{BULK, Connector, Failure, Session, bytes, id, int, signed};
 use super::{HOUR_MS, first_id, hour_of};
 use crate::store::{codec, search};
 
@@ -86,6 +86,7 @@ impl House {
     /// Drops what was accepted before a time and is ended.
     async fn forget(&self, before_ms: u64) -> Result<(), Failure> {
         let mut session = self.connector.connect().await?;
+        session.patient(BULK).await?;
         let end = Self::week_of(first_id(before_ms));
         let rows = session.query("SELECT week FROM message_week WHERE week < $1 ORDER BY week", &[&end]).await?;
         for row in &rows {

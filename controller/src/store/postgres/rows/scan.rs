@@ -6,7 +6,7 @@ use flotilla_protocol::id::ShardId;
 use futures_util::FutureExt;
 
 use super::super::engine::Engine;
-use super::super::session::{Failure, Session, bytes, number, signed};
+use super::super::session::{DAY, Failure, Session, bytes, number, signed};
 use super::{Answer, load_limit};
 use crate::domain::event::Inbound;
 use crate::domain::record::MessageRecord;
@@ -26,7 +26,7 @@ pub(super) struct PostgresScan {
 impl PostgresScan {
     pub(super) async fn begin(engine: Arc<Engine>, shard: Option<ShardId>) -> Result<Self, StoreError> {
         let mut session = engine.connector.connect().await?;
-        session.patient().await?;
+        session.patient(DAY).await?;
         // Whoever scans may take his time between two pages.
         session.batch("SET idle_in_transaction_session_timeout = 0").await?;
         session.batch("BEGIN TRANSACTION READ ONLY ISOLATION LEVEL REPEATABLE READ").await?;

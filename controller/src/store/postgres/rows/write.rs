@@ -10,7 +10,7 @@ use flotilla_protocol::id::{DeviceId, MessageId, ShardId, TenantId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio_postgres::Statement;
 
-use super::super::session::{Connector, Failure, Params, Session, bytes, id, int, number, signed};
+use super::super::session::{BULK, Connector, Failure, Params, Session, bytes, id, int, number, signed};
 use super::{Found, HOUR_MS, House, hour_of};
 use crate::domain::event::Inbound;
 use crate::store::rows::{Flush, IDEMPOTENCY_MS, KeyUse};
@@ -43,7 +43,11 @@ impl RowsWriter {
         loop {
             let mut session = match self.session.take().filter(|session| !session.is_closed()) {
                 Some(session) => session,
-                None => self.connector.connect().await?,
+                None => {
+                    let mut session = self.connector.connect().await?;
+                    session.patient(BULK).await?;
+                    session
+                }
             };
             match transact(&mut session, &encoded, flush, &self.hours).await {
                 Ok(Err(error)) => {
