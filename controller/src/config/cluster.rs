@@ -127,6 +127,8 @@ impl Cluster {
         let urls = etcd.endpoints.iter().all(|url| url.starts_with("http://") || url.starts_with("https://"));
         let few = (1..=ENDPOINTS_MAX).contains(&etcd.endpoints.len());
         need(urls && few, "cluster.etcd.endpoints", "give 1 to 16 addresses such as https://etcd1:2379");
+        let trusted = etcd.ca_file.is_some() || !etcd.endpoints.iter().any(|url| url.starts_with("https://"));
+        need(trusted, "cluster.etcd.ca_file", "name the certificate of the authority that signed etcd's");
         let prefix = etcd.prefix.starts_with('/') && (2..=128).contains(&etcd.prefix.len()) && etcd.prefix.is_ascii();
         need(prefix, "cluster.etcd.prefix", "give a path such as /flotilla, up to 128 characters");
         let ttl = (LEASE_S_MIN..=LEASE_S_MAX).contains(&etcd.lease_ttl_s);
@@ -179,6 +181,10 @@ mod tests {
             "cluster.etcd.key_file",
         ];
         assert_eq!(keys(&cluster), expected);
-        assert!(!format!("{cluster:?}").contains("etcd:2379"));
+        cluster = Cluster { node: Some("c1".into()), peer_advertise: None, etcd: Etcd::default(), ..cluster };
+        cluster.etcd.endpoints = vec!["https://etcd:2379".into()];
+        assert_eq!(keys(&cluster), ["cluster.etcd.ca_file"]);
+        cluster.etcd.endpoints = vec!["http://root:secret@etcd:2379".into()];
+        assert!(!format!("{cluster:?}").contains("secret"));
     }
 }

@@ -321,6 +321,10 @@ impl Config {
         need(is_trust_domain(&self.ca.trust_domain), "ca.trust_domain", "give a DNS name in lower case");
         self.store.faults(&mut faults);
         self.cluster.faults(&mut faults);
+        if self.cluster.coordinator == Coordinator::Etcd && self.store.engine != StoreEngine::Postgres {
+            let remedy = "controllers of a cluster share one database: give postgres, and its url".to_owned();
+            faults.push(Fault { key: "store.engine", remedy });
+        }
         faults
     }
 
@@ -425,6 +429,21 @@ mod tests {
         let Err(LoadError::Faults(faults)) = load_with(&sources, Vec::new()) else { panic!("no faults") };
         let keys: Vec<_> = faults.iter().map(|fault| fault.key).collect();
         assert_eq!(keys, ["quic.advertise", "ca.trust_domain", "store.shards"]);
+    }
+
+    #[test]
+    fn a_cluster_needs_a_store_that_it_can_share() {
+        let text = "[cluster]\ncoordinator = \"etcd\"\nnode = \"c1\"\nkey_file = \"k\"\n";
+        let (_dir, sources) = file(text);
+        let Err(LoadError::Faults(faults)) = load_with(&sources, Vec::new()) else { panic!("no faults") };
+        assert_eq!(faults.iter().map(|fault| fault.key).collect::<Vec<_>>(), ["store.engine"]);
+        let env = env(&[
+            ("FLOTILLA__STORE__ENGINE", "postgres"),
+            ("FLOTILLA__STORE__POSTGRES__URL", "postgres://flotilla@db/flotilla?sslmode=disable"),
+            ("FLOTILLA__CLUSTER__ETCD__ENDPOINTS", "http://e1:2379,http://e2:2379"),
+        ]);
+        let config = load_with(&sources, env).unwrap();
+        assert_eq!(config.cluster.etcd.endpoints, ["http://e1:2379", "http://e2:2379"]);
     }
 
     #[test]
