@@ -22,9 +22,9 @@ const BATCH_BYTES: usize = 4 << 20;
 pub enum CopyError {
     #[error("there is no store in {}", .0.display())]
     NoSource(PathBuf),
-    #[error("the source: {0}")]
+    #[error("the source")]
     Source(#[from] sqlite::OpenError),
-    #[error("the target: {0}")]
+    #[error("the target")]
     Target(#[from] postgres::OpenError),
     #[error("{what}: {error}")]
     Store { what: &'static str, error: StoreError },
@@ -32,7 +32,7 @@ pub enum CopyError {
     Catalog { table: String, error: SqlError },
     #[error("the copy is not complete: {what}: {source_has} in the source, {target_has} in the target")]
     Incomplete { what: String, source_has: u64, target_has: u64 },
-    #[error("a task of the copy was aborted: {0}")]
+    #[error("a task of the copy was aborted")]
     Aborted(#[from] tokio::task::JoinError),
 }
 

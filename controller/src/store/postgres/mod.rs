@@ -91,7 +91,7 @@ impl fmt::Debug for Options {
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("the database's address: {0}")]
+    #[error("the database's address")]
     Address(#[from] AddressError),
     #[error("{database} cannot be reached: {detail}")]
     Unreachable { database: String, detail: String },
@@ -112,7 +112,7 @@ pub enum OpenError {
     Shards { asked: u16 },
     #[error("{database}: {detail}")]
     Engine { database: String, detail: String },
-    #[error("the store's threads cannot be started: {0}")]
+    #[error("the store's threads cannot be started")]
     Threads(#[from] std::io::Error),
 }
 
