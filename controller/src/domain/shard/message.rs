@@ -46,6 +46,8 @@ pub(super) struct Message {
     pub(super) avoid_until_ms: u64,
     /// Somebody wants it cancelled; a device may be sending it.
     pub(super) cancel_asked: bool,
+    /// The open attempt was dispatched by this machine: whoever has wanted it cancelled since then has told this machine.
+    pub(super) dispatched_here: bool,
 }
 
 impl Message {
@@ -76,6 +78,7 @@ impl Message {
             wake_ms: None,
             avoid_until_ms: 0,
             cancel_asked: false,
+            dispatched_here: false,
         }
     }
 
@@ -114,6 +117,7 @@ impl Message {
                 self.dispatched_ms = at_ms;
                 self.segments_delivered = 0;
                 self.lost = false;
+                self.dispatched_here = true;
             }
             Change::Returned { why, retry_ms, .. } => {
                 self.state = MessageState::Queued;

@@ -114,10 +114,7 @@ impl Machine {
 
     fn not_sent(&mut self, slot: Slot, route: Route, reason: NotSent, now: Now) {
         let (code, text) = match reason {
-            NotSent::Cancelled => {
-                // Only who wants the message cancelled asks that of an attempt that still counts.
-                return self.record(slot, Change::Cancelled, now);
-            }
+            NotSent::Cancelled => return self.called_back(slot, now),
             NotSent::LeaseOver => ("not-sent-lease-over", "the device had no time left to send it"),
             NotSent::StaleEpoch => ("not-sent-stale-epoch", "the device follows a later leader"),
             NotSent::OutboxFull => ("not-sent-outbox-full", "the device's outbox is full"),
@@ -126,6 +123,23 @@ impl Machine {
         };
         self.pause(route.sim, now);
         self.give_back(slot, failure(ErrorClass::Route, code, text), 0, now);
+    }
+
+    /// The device has dropped the attempt because it was told to.
+    fn called_back(&mut self, slot: Slot, now: Now) {
+        let Some(message) = self.messages.get(slot) else { return };
+        // It repeats an answer from before the store was set back to an older copy: there, the same number was another attempt,
+        // and nobody knew what it was for.
+        if message.dispatched_here && !message.cancel_asked {
+            let why = failure(
+                ErrorClass::Route,
+                "attempt-number-used",
+                "the device has dropped an attempt of this number before",
+            );
+            return self.give_back(slot, why, 0, now);
+        }
+        // Only who wants the message cancelled asks that of an attempt that still counts. A restart forgets who it was.
+        self.record(slot, Change::Cancelled, now);
     }
 
     fn failed(&mut self, slot: Slot, route: Route, error: &SendError, segments_sent: u8, now: Now) {

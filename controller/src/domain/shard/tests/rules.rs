@@ -484,6 +484,32 @@ fn cancelling_depends_on_how_far_the_message_is() {
 }
 
 #[test]
+fn what_nobody_wanted_cancelled_is_sent_after_the_store_was_set_back() {
+    let mut rig = Rig::new();
+    let id = rig.accept(|_| {});
+    rig.connect(1, 8, &[route_sim(1, 1)]);
+    // The device has the attempt from a time that the store no longer knows, is told to drop it, and says so for ever.
+    rig.held(1, vec![Held { attempt: attempt(id, 1), sending: false }]);
+    assert_eq!(rig.state(id), Dispatching);
+    rig.report(1, ReportKind::NotSent { attempt: attempt(id, 1), reason: NotSent::Cancelled });
+    assert_eq!((rig.state(id), rig.records[&id].attempt), (Dispatching, 2));
+    rig.report(1, ReportKind::Sent { attempt: attempt(id, 2), segments: 1 });
+    assert_eq!(rig.state(id), Sent);
+}
+
+#[test]
+fn a_cancellation_that_a_restart_forgot_is_one_all_the_same() {
+    let mut rig = Rig::new();
+    rig.up(1, 8, &[route_sim(1, 1)]);
+    let id = rig.accept(|_| {});
+    assert_eq!(rig.cancel(id), CancelOutcome::Requested);
+    rig.restart();
+    rig.connect(1, 8, &[route_sim(1, 1)]);
+    rig.report(1, ReportKind::NotSent { attempt: attempt(id, 1), reason: NotSent::Cancelled });
+    assert_eq!(rig.state(id), Cancelled);
+}
+
+#[test]
 fn a_wish_to_cancel_outlives_the_link() {
     let mut rig = Rig::new();
     rig.up(1, 8, &[route_sim(1, 1)]);
