@@ -266,7 +266,9 @@ impl State {
             if reason == Some(DRAINED) {
                 self.hand_over(myself, shard);
             } else {
+                // Fenced, though the coordinator has not said so: it shall not count on us, and may let us have it anew.
                 self.lost(shard);
+                let _ = self.released.send(shard);
             }
         }
         self.end_shutdown(myself);

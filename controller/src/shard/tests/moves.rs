@@ -50,6 +50,19 @@ impl Member {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fenced_shard_is_released_and_may_be_gained_anew() {
+    let (store, clock) = (MemoryStore::new(SHARDS), TokioClock::new(UNIX_MS));
+    let mut a = Member::join(&store, clock).await;
+    a.gains(1).await;
+    store.fail_next(Fault::Fenced);
+    assert_eq!(a.node.accept(None).await, Err(AcceptError::NotLeading));
+    let released = timeout(Duration::from_secs(60), a.released.recv()).await.expect("nobody would lead it any more");
+    assert_eq!(released.map(|(released, _)| released), Some(shard()));
+    a.gains(10).await;
+    a.node.accepted().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drained_shard_is_released_when_its_rows_are_stored() {
     let (store, clock) = (MemoryStore::new(SHARDS), TokioClock::new(UNIX_MS));
     let (mut a, b) = (Member::join(&store, clock).await, Member::join(&store, clock).await);
@@ -94,6 +107,7 @@ async fn a_leader_that_was_followed_by_another_spoils_nothing() {
     b.node.reader.caught_up(shard()).await.unwrap();
     let rows = store.positions().await.unwrap();
     assert_eq!(a.node.accept(None).await, Err(AcceptError::NotLeading), "its commit is refused, and it stops");
+    assert_eq!(a.released.recv().await.map(|(released, _)| released), Some(shard()));
     a.node.reader.caught_up(ShardId(shard().0 ^ 1)).await.unwrap_err();
     assert_eq!(store.positions().await.unwrap(), rows);
     assert_eq!(b.node.state(ids[0]).await, MessageState::Cancelled);
