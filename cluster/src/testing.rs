@@ -74,6 +74,11 @@ impl EtcdServers {
         Some(cluster)
     }
 
+    /// Its members' data, and their logs `m0.log`, `m1.log`...
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// For `EtcdConfig::endpoints`.
     pub fn endpoints(&self) -> Vec<String> {
         self.servers.iter().map(|server| server.client_url.clone()).collect()
@@ -91,7 +96,7 @@ impl EtcdServers {
         let peers = self.servers.iter().enumerate().map(|(number, server)| format!("m{number}={}", server.peer_url));
         let log = |path: &Path| File::options().create(true).append(true).open(path).expect("a log file");
         let log = log(&self.dir.path().join(format!("m{member}.log")));
-        let mut command = Command::new(&self.binary);
+        let mut command = ends_with_us(&self.binary);
         command
             .env_clear()
             .current_dir(self.dir.path())
@@ -182,6 +187,18 @@ impl Drop for EtcdServers {
             self.kill(member);
         }
     }
+}
+
+/// A command whose process the kernel kills when the thread that starts it ends, however that happens. Without `setpriv`
+/// (util-linux) it ends only with an orderly end of ours.
+fn ends_with_us(file: &Path) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let Some(setpriv) = std::env::split_paths(&path).map(|dir| dir.join("setpriv")).find(|file| file.is_file()) else {
+        return Command::new(file);
+    };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(file);
+    command
 }
 
 fn binary() -> Option<PathBuf> {

@@ -1,8 +1,9 @@
-//! A file that remembers every hand-over of simulated radios, for those who look for messages that were sent twice.
+//! A file that remembers every hand-over of simulated radios, for those who look for messages that were sent twice, and what
+//! they received.
 //!
 //! One line each, written with one system call before the hand-over counts as done, so that it survives `kill -9`:
 //! `unix_ms device message attempt slot segments outcome`, separated by spaces, the outcome being `sent`, `failed`,
-//! `unknown` or `crashed`.
+//! `unknown` or `crashed`. A received message has a line `unix_ms device inbound sender slot` once the outbox has it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -36,5 +37,9 @@ impl RadioLog {
         let HandOver { at_ms, device, attempt, slot, segments, outcome } = entry;
         let line = format!("{at_ms} {device} {} {} {slot} {segments} {outcome}\n", attempt.message, attempt.number);
         (&self.0).write_all(line.as_bytes())
+    }
+
+    pub fn write_received(&self, at_ms: u64, device: DeviceId, slot: u8, from: &str) -> io::Result<()> {
+        (&self.0).write_all(format!("{at_ms} {device} inbound {from} {slot}\n").as_bytes())
     }
 }

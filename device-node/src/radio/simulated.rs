@@ -7,7 +7,7 @@ mod profile;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -55,6 +55,9 @@ pub struct SimulatedRadio {
     order: u64,
     timer: Option<Pin<Box<Sleep>>>,
     crashed: bool,
+    /// Received messages that the agent has not stored yet, by token.
+    received: HashMap<u64, String>,
+    received_last: u64,
 }
 
 /// Ordered by time, then by when it was decided; the earliest is the greatest, as `BinaryHeap` wants it.
@@ -96,7 +99,18 @@ impl SimulatedRadio {
         let slots = setup.first_slot..;
         let infos = setup.sims.iter().zip(slots).map(|(sim, slot)| inventory(setup.device, slot, sim)).collect();
         let (ready, due) = (VecDeque::new(), BinaryHeap::new());
-        let mut radio = Self { setup, infos, rng, ready, due, order: 0, timer: None, crashed: false };
+        let mut radio = Self {
+            setup,
+            infos,
+            rng,
+            ready,
+            due,
+            order: 0,
+            timer: None,
+            crashed: false,
+            received: HashMap::new(),
+            received_last: 0,
+        };
         for index in 0..radio.infos.len() {
             let health = radio.measure(index);
             radio.ready.push_back(RadioEvent::Health(health));
@@ -145,7 +159,11 @@ impl SimulatedRadio {
         let from = Msisdn::from_u64(subscriber).map_or(Address::Short("15000".into()), Address::International);
         let text = INBOUND_TEXTS[self.rng.random_range(0..INBOUND_TEXTS.len())].to_owned();
         let sent_ms = Some(self.setup.clock.now().unix_ms);
-        RadioEvent::Inbound { slot, from, text, segments: 1, sent_ms, digest: self.rng.random(), token: 0 }
+        // Status reports have token 0.
+        self.received_last += 1;
+        let token = self.received_last;
+        self.received.insert(token, from.to_string());
+        RadioEvent::Inbound { slot, from, text, segments: 1, sent_ms, digest: self.rng.random(), token }
     }
 
     fn log(&self, job: &SendJob, segments: u8, outcome: &'static str) {
@@ -251,7 +269,13 @@ impl Radio for SimulatedRadio {
         }
     }
 
-    fn stored(&mut self, _slot: u8, _token: u64) {}
+    /// From now on a received message must not be lost, so it goes into the log.
+    fn stored(&mut self, slot: u8, token: u64) {
+        let (Some(from), Some(log)) = (self.received.remove(&token), &self.setup.log) else { return };
+        if let Err(error) = log.write_received(self.setup.clock.now().unix_ms, self.setup.device, slot, &from) {
+            tracing::error!(%error, "the radio log can not be written");
+        }
+    }
 
     fn ussd(&mut self, request: u32, slot: u8, code: String) {
         let latency =

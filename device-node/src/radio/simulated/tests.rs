@@ -188,3 +188,24 @@ fn delays_stay_in_their_bounds() {
     let mean: u64 = (0..1000).map(|step| delay.draw_ms(f64::from(step) / 1000.0)).sum::<u64>() / 1000;
     assert!((270..310).contains(&mean), "{mean}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_received_message_is_in_the_log_once_it_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("radio.log");
+    let log = Arc::new(RadioLog::open(&path).unwrap());
+    let mut radio = radio(SimProfile { inbound_per_hour: 3_600.0, ..SimProfile::instant() }, 1, Some(log));
+    let event = loop {
+        match std::future::poll_fn(|cx| radio.poll_event(cx)).await.unwrap() {
+            RadioEvent::Health(_) => {}
+            event => break event,
+        }
+    };
+    let RadioEvent::Inbound { slot, from, token, .. } = event else { panic!("{event:?}") };
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    radio.stored(slot, token);
+    radio.stored(slot, token);
+    let device = DeviceId::new(1, [7; 10]);
+    let line = std::fs::read_to_string(&path).unwrap();
+    assert!(line.ends_with(&format!(" {device} inbound {from} 0\n")) && line.lines().count() == 1, "{line}");
+}
