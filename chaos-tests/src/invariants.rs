@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::client::Listed;
 use crate::promises::Promises;
-use crate::radio_log::HandOver;
+use crate::radio_log::{HandOver, Received};
 
 const FINAL_STATES: [&str; 4] = ["delivered", "failed", "expired", "cancelled"];
 
@@ -26,6 +26,12 @@ pub enum Violation {
     IdPromisedTwice { message: String },
     /// One request's messages were stored more than once.
     Unpromised { message: String },
+    /// Stored by a device, and not in the listing.
+    InboundLost { device: String, from: String },
+    /// Received once, and listed more often.
+    InboundTwice { device: String, from: String, times: usize },
+    /// A client had no answer, or a wrong one, after all its repeats.
+    NotAnswered { detail: String },
     /// The aggregates and a count over the store differ.
     Miscounted { counter: String, aggregates: u64, store: u64 },
 }
@@ -89,6 +95,25 @@ pub fn deliveries_are_real(listed: &[Listed], hand_overs: &[HandOver]) -> Vec<Vi
         .collect()
 }
 
+/// What devices have received and stored is listed, once. One that a device did not finish storing may be listed or not. A
+/// fleet that is started again may receive the same once more, which its devices know, so twice stored is not twice listed.
+pub fn inbound_arrives_once(received: &[Received], listed: &[Received]) -> Vec<Violation> {
+    let mut times: BTreeMap<&Received, (usize, usize)> = BTreeMap::new();
+    received.iter().for_each(|message| times.entry(message).or_default().0 += 1);
+    listed.iter().for_each(|message| times.entry(message).or_default().1 += 1);
+    let judge = |(message, (stored, shown)): (&Received, (usize, usize))| {
+        let Received { device, from } = message.clone();
+        if shown == 0 {
+            Some(Violation::InboundLost { device, from })
+        } else if shown > stored.max(1) {
+            Some(Violation::InboundTwice { device, from, times: shown })
+        } else {
+            None
+        }
+    };
+    times.into_iter().filter_map(judge).collect()
+}
+
 /// The aggregates equal a count over the store.
 pub fn aggregates_are_exact(totals: &serde_json::Value, listed: &[Listed]) -> Vec<Violation> {
     let counted = |name: &str| -> u64 {
@@ -140,6 +165,22 @@ mod tests {
             [
                 Violation::AttemptSentTwice { message: "a".into(), attempt: 1, times: 2 },
                 Violation::MessageSentTwice { message: "b".into(), attempts: vec![1, 2] },
+            ]
+        );
+    }
+
+    #[test]
+    fn received_messages_are_neither_lost_nor_doubled() {
+        let message = |from: &str| Received { device: "d".into(), from: from.into() };
+        let stored = [message("a"), message("b"), message("b")];
+        let stored = &stored;
+        assert_eq!(inbound_arrives_once(stored, &[message("b"), message("a"), message("unfinished")]), []);
+        let seen = inbound_arrives_once(stored, &[message("b"), message("b"), message("b")]);
+        assert_eq!(
+            seen,
+            [
+                Violation::InboundLost { device: "d".into(), from: "a".into() },
+                Violation::InboundTwice { device: "d".into(), from: "b".into(), times: 3 },
             ]
         );
     }

@@ -2,9 +2,11 @@
 //!
 //! A scenario runs a controller and fleets as processes of their own, kills them without warning while clients send, and
 //! keeps two histories that no fault can touch: what clients were promised (`promises`) and what radios were handed
-//! (`radio_log`). `invariants` compares both with what the installation says afterwards.
+//! (`radio_log`). `invariants` compares both with what the installation says afterwards. `scenario` does so with a single
+//! controller, `cluster` with three of them, etcd and PostgreSQL.
 
 pub mod client;
+pub mod cluster;
 pub mod invariants;
 pub mod process;
 pub mod promises;

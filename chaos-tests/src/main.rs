@@ -1,4 +1,7 @@
 //! `cargo run -p chaos-tests -- real`: the scenario of `scenario.rs` at any size, from the command line.
+//! `cargo run -p chaos-tests -- cluster`: three controllers with etcd and PostgreSQL.
+
+mod cluster_command;
 
 use anyhow::bail;
 use chaos_tests::process::Programs;
@@ -16,6 +19,8 @@ struct Cli {
 enum Command {
     /// Send messages while the controller and the fleets are killed with -9, then check every invariant
     Real(Real),
+    /// Break a whole cluster under load and check every invariant, or measure its failovers
+    Cluster(cluster_command::Cluster),
 }
 
 #[derive(Args)]
@@ -47,7 +52,13 @@ struct Real {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
-    let Command::Real(real) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::Real(real) => run_real(real).await,
+        Command::Cluster(cluster) => cluster_command::run(cluster).await,
+    }
+}
+
+async fn run_real(real: Real) -> anyhow::Result<()> {
     let temporary = tempfile::Builder::new().prefix("flotilla-chaos-").tempdir()?;
     let folder = real.folder.unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&folder)?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 /// The two programs, built beside the one that runs.
@@ -45,6 +46,18 @@ impl Programs {
     }
 }
 
+/// A command whose process the kernel kills when the thread that starts it ends, however that happens: a harness that is
+/// killed leaves nothing behind. Without `setpriv` (util-linux) the process ends only with an orderly end of ours.
+fn ends_with_us(file: &Path) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let Some(setpriv) = std::env::split_paths(&path).map(|dir| dir.join("setpriv")).find(|file| file.is_file()) else {
+        return Command::new(file);
+    };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(file);
+    command
+}
+
 /// One program with its arguments; at most one running process.
 #[derive(Debug)]
 pub struct Program {
@@ -62,7 +75,7 @@ impl Program {
 
     pub fn start(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.file)
+        let child = ends_with_us(&self.file)
             .args(&self.arguments)
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()))
             .stdin(Stdio::null())
@@ -83,11 +96,19 @@ impl Program {
         Ok(())
     }
 
+    /// Such as `STOP` and `CONT`.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.child.as_ref().and_then(Child::id).and_then(|pid| Pid::from_raw(pid as i32));
+        Ok(kill_process(pid.context("it does not run")?, signal)?)
+    }
+
     /// Asks it to end and expects a clean exit.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
+        if self.child.is_none() {
+            return Ok(());
+        }
+        self.signal(Signal::TERM)?;
         let Some(mut child) = self.child.take() else { return Ok(()) };
-        let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)).context("it has ended")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         let status = child.wait().await?;
         if !status.success() {
             bail!("{} ended with {status}:\n{}", self.file.display(), self.log_tail());

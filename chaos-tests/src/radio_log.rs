@@ -13,23 +13,49 @@ pub struct HandOver {
     pub refused: bool,
 }
 
+/// A received message that its device has stored.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Received {
+    pub device: String,
+    pub from: String,
+}
+
+enum Line {
+    HandOver(HandOver),
+    Received(Received),
+}
+
 pub fn read_all(logs: &[PathBuf]) -> anyhow::Result<Vec<HandOver>> {
-    let mut all = Vec::new();
+    Ok(read_both(logs)?.0)
+}
+
+/// What radios were handed, and what they received.
+pub fn read_both(logs: &[PathBuf]) -> anyhow::Result<(Vec<HandOver>, Vec<Received>)> {
+    let (mut handed, mut received) = (Vec::new(), Vec::new());
     for log in logs {
         let text = std::fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
         for (number, line) in text.lines().enumerate() {
             let place = || format!("{}:{}", log.display(), number + 1);
-            all.push(parse(line).with_context(place)?);
+            match parse(line).with_context(place)? {
+                Line::HandOver(hand_over) => handed.push(hand_over),
+                Line::Received(message) => received.push(message),
+            }
         }
     }
-    Ok(all)
+    Ok((handed, received))
 }
 
-/// `unix_ms device message attempt slot segments outcome`.
-fn parse(line: &str) -> anyhow::Result<HandOver> {
+/// `unix_ms device message attempt slot segments outcome` or `unix_ms device inbound sender slot`.
+fn parse(line: &str) -> anyhow::Result<Line> {
     let fields: Vec<&str> = line.split(' ').collect();
-    let [_, _, message, attempt, _, _, outcome] = fields[..] else { bail!("{} fields", fields.len()) };
-    Ok(HandOver { message: message.into(), attempt: attempt.parse()?, refused: outcome == "failed" })
+    match fields[..] {
+        [_, device, "inbound", from, _] => Ok(Line::Received(Received { device: device.into(), from: from.into() })),
+        [_, _, message, attempt, _, _, outcome] => {
+            let (message, attempt) = (message.into(), attempt.parse()?);
+            Ok(Line::HandOver(HandOver { message, attempt, refused: outcome == "failed" }))
+        }
+        _ => bail!("{} fields", fields.len()),
+    }
 }
 
 #[cfg(test)]
@@ -39,10 +65,16 @@ mod tests {
     #[test]
     fn lines_are_read_and_broken_ones_refused() {
         let line = "1763640000123 dev_1 msg_2 3 0 1 ";
+        let handed = |outcome: &str| match parse(&format!("{line}{outcome}")).unwrap() {
+            Line::HandOver(hand_over) => hand_over,
+            Line::Received(received) => panic!("{received:?}"),
+        };
         let expected = HandOver { message: "msg_2".into(), attempt: 3, refused: false };
-        assert_eq!(parse(&format!("{line}sent")).unwrap(), expected);
-        assert!(!parse(&format!("{line}crashed")).unwrap().refused);
-        assert!(parse(&format!("{line}failed")).unwrap().refused);
+        assert_eq!(handed("sent"), expected);
+        assert!(!handed("crashed").refused);
+        assert!(handed("failed").refused);
+        let Line::Received(received) = parse("1 dev_1 inbound +255712345678 0").unwrap() else { panic!() };
+        assert_eq!(received, Received { device: "dev_1".into(), from: "+255712345678".into() });
         assert!(parse("1 2 3").is_err());
         assert!(parse("1 2 3 x 5 6 sent").is_err());
     }
