@@ -19,7 +19,8 @@ use crate::store::{Feed, Journal, StoreError};
 const READ_BYTES: usize = 1 << 20;
 /// Pauses after an error, doubling.
 const RETRY_MIN: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A shard that starts waits for its rows: how long a store may be back before anybody notices.
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy)]
 pub struct FollowOptions {

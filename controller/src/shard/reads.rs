@@ -10,9 +10,9 @@ use super::ShardDeps;
 use crate::domain::shard::{Effect, Input, KnownKey, OpenCount, Restored};
 use crate::store::{CommitError, LOAD_MAX, QueuedQuery, StoreError};
 
-/// Pauses between tries of a read, doubling.
+/// Pauses between tries of a read, doubling. The last one is how long a store may be back before anybody notices.
 const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Why a shard did not start.
 #[derive(Debug, thiserror::Error)]
