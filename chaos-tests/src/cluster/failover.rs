@@ -179,9 +179,10 @@ fn busiest(site: &Site, leaders: &[usize]) -> (usize, Vec<usize>, Vec<usize>) {
 }
 
 async fn kill(site: &mut Site, probers: &mut Probers, measured: &mut Measured) -> anyhow::Result<String> {
-    let (victim, its, others) = busiest(site, &site.all_led().await?);
     let everybody: Vec<usize> = (0..site.tenants.len()).collect();
     site.online(&everybody, PROBE_DEADLINE).await?;
+    // Just before the kill: shards come back to the one that was killed last.
+    let (victim, its, others) = busiest(site, &site.all_led().await?);
     let killed = Instant::now();
     site.controllers[victim].kill().await?;
     site.leave_out(victim, true);
