@@ -215,9 +215,9 @@ fn database() -> Option<(OwnServer, String)> {
             eprintln!("skipped: {error}");
             return None;
         }
-        server => server.unwrap(),
+        server => server.expect("PostgreSQL starts"),
     };
-    let url = server.database().unwrap();
+    let url = server.database().expect("a database");
     Some((server, url))
 }
 
@@ -235,8 +235,8 @@ async fn run(all: &mut Installation) -> anyhow::Result<()> {
     for (via, name) in NODES.iter().enumerate() {
         sent.insert(all.send(via, &format!("first through {name}")).await?);
     }
-    for via in 0..3 {
-        ensure!(all.listed(via).await? == sent, "through {}", NODES[via]);
+    for (via, name) in NODES.iter().enumerate() {
+        ensure!(all.listed(via).await? == sent, "through {name}");
     }
 
     // Drained by the command line, which waits for it.
