@@ -11,6 +11,9 @@ use tokio::time::timeout;
 use super::inbox::{Closed, Command, Inbox};
 use crate::domain::shard::{AcceptRequest, Acceptance, CancelOutcome, Link, RouteSim, SUBMISSIONS_MAX, ShardStatus};
 
+/// Comes when the shard has decided and committed.
+pub type Answer<T, E> = oneshot::Receiver<Result<T, E>>;
+
 /// Longest wait for an answer.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Messages that may wait for their commit in one shard; more are refused.
@@ -117,6 +120,14 @@ impl ShardHandle {
     /// Returns when the messages are durable. Ids and times are the caller's; ids are never used twice. Where there is an
     /// idempotency key, the caller has looked it up in the rows before: the shard itself remembers recent ones only.
     pub async fn accept(&self, request: AcceptRequest) -> Result<Acceptance, AcceptError> {
+        match timeout(CALL_DEADLINE, self.begin_accept(request)?).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(AcceptError::Undecided),
+        }
+    }
+
+    /// [`ShardHandle::accept`] for whoever waits in another way. Dropped without an answer: undecided.
+    pub fn begin_accept(&self, request: AcceptRequest) -> Result<Answer<Acceptance, AcceptError>, AcceptError> {
         let messages = request.submissions.len();
         if messages > SUBMISSIONS_MAX {
             return Err(AcceptError::TooMany { messages });
@@ -125,20 +136,25 @@ impl ShardHandle {
         let permit = room.map_err(|_| AcceptError::Busy { retry_after_ms: FULL_RETRY_MS })?;
         let (reply, answer) = oneshot::channel();
         self.inbox.push(Command::Accept { request, reply, permit })?;
-        match timeout(CALL_DEADLINE, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(AcceptError::Undecided),
-        }
+        Ok(answer)
     }
 
     /// Returns when the outcome is durable.
     pub async fn cancel(&self, tenant: TenantId, message: MessageId) -> Result<CancelOutcome, ShardError> {
-        let (reply, answer) = oneshot::channel();
-        self.inbox.push(Command::Cancel { tenant, message, reply })?;
-        match timeout(CALL_DEADLINE, answer).await {
+        match timeout(CALL_DEADLINE, self.begin_cancel(tenant, message)?).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(ShardError::Undecided),
         }
+    }
+
+    pub fn begin_cancel(
+        &self,
+        tenant: TenantId,
+        message: MessageId,
+    ) -> Result<Answer<CancelOutcome, ShardError>, ShardError> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.push(Command::Cancel { tenant, message, reply })?;
+        Ok(answer)
     }
 
     pub async fn status(&self) -> Result<ShardStatus, ShardError> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! supervisor            parent: the node; starts and stops shards as the coordinator says, restarts those that fail
-//!   └─ actor (one per led shard)      feeds the machine, commits its batches, releases what they permit
+//!   └─ actor (one per led shard)      does with tokio and the store what the shard's `life` decides: feeds the machine,
+//!                                     commits its batches, releases what they permit
 //! ```
 //! [`Shards`] finds the shard of a tenant, [`ShardHandle`] talks to it. What must outlive a failing actor (the sessions of
 //! devices, who waits for a reply) is in the handle's inbox, so that nobody has to ask for a shard again when it restarts.
@@ -10,7 +11,8 @@
 mod actor;
 mod handle;
 mod inbox;
-mod reads;
+pub mod life;
+pub mod reads;
 mod registry;
 mod running;
 mod supervisor;
@@ -19,7 +21,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use handle::{AcceptError, DeviceSink, ShardError, ShardHandle};
+pub use handle::{AcceptError, Answer, DeviceSink, ShardError, ShardHandle};
 pub use registry::Shards;
 pub use supervisor::{ShardSupervisor, StartError};
 

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::ShardDeps;
 use crate::domain::shard::{Effect, Input, KnownKey, OpenCount, Restored};
-use crate::store::{CommitError, LOAD_MAX, QueuedQuery, StoreError};
+use crate::store::{CommitError, IDEMPOTENCY_MS, LOAD_MAX, QueuedQuery, Rows, StoreError};
 
 /// Pauses between tries of a read, doubling. The last one is how long a store may be back before anybody notices.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -29,7 +29,11 @@ pub(super) async fn restore(deps: &ShardDeps, shard: ShardId, epoch: Epoch) -> R
     let last_seq = deps.journal.take(shard, epoch).await?;
     deps.followers.lead(shard, epoch);
     deps.reader.caught_up(shard).await?;
-    let rows = deps.reader.rows();
+    Ok(restored(&**deps.reader.rows(), shard, epoch, last_seq).await?)
+}
+
+/// What a machine starts from, by rows that contain everything up to `last_seq`.
+pub async fn restored(rows: &dyn Rows, shard: ShardId, epoch: Epoch, last_seq: u64) -> Result<Restored, StoreError> {
     let mut in_flight = Vec::new();
     loop {
         let after = in_flight.last().map_or((0, 0), |record: &crate::domain::record::MessageRecord| record.order);
@@ -67,28 +71,43 @@ pub(super) async fn answer(deps: Arc<ShardDeps>, shard: ShardId, effect: Effect)
 
 async fn try_answer(deps: &ShardDeps, shard: ShardId, effect: &Effect) -> Result<Option<Input>, StoreError> {
     let reader = &deps.reader;
-    let rows = reader.rows();
-    Ok(Some(match effect {
+    match effect {
         Effect::Load { tenant, message } => {
             let record = reader.get(*tenant, *message).await?.map(Box::new);
+            return Ok(Some(Input::Loaded { message: *message, record }));
+        }
+        Effect::Refill { .. } | Effect::FetchDue { .. } | Effect::FetchOverdue { .. } => {
+            reader.caught_up(shard).await?;
+        }
+        _ => {}
+    }
+    answer_from(&**reader.rows(), shard, effect, deps.clock.now().unix_ms).await
+}
+
+/// Answers a read by rows that contain what was committed when it was asked; for keys older ones will do. `None` for effects
+/// that are no reads.
+pub async fn answer_from(
+    rows: &dyn Rows,
+    shard: ShardId,
+    effect: &Effect,
+    now_ms: u64,
+) -> Result<Option<Input>, StoreError> {
+    Ok(Some(match effect {
+        Effect::Load { tenant, message } => {
+            let record = rows.get(*tenant, *message).await?.map(Box::new);
             Input::Loaded { message: *message, record }
         }
         Effect::FindKey { token, tenant, key } => {
-            let known = reader.idempotent(*tenant, *key, deps.clock.now().unix_ms).await?;
+            let known = rows.idempotent(*tenant, *key, now_ms.saturating_sub(IDEMPOTENCY_MS)).await?;
             let known = known.map(|known| KnownKey { request: known.request, ids: known.messages });
             Input::KeyFound { token: *token, known }
         }
         Effect::Refill { tenant, class, after, limit } => {
-            reader.caught_up(shard).await?;
             let query = QueuedQuery { shard, tenant: Some(*tenant), class: Some(*class), after: *after, limit: *limit };
             Input::Refilled { tenant: *tenant, class: *class, records: rows.queued(query).await? }
         }
-        Effect::FetchDue { until_ms, limit } => {
-            reader.caught_up(shard).await?;
-            Input::Due { records: rows.due(shard, *until_ms, *limit).await? }
-        }
+        Effect::FetchDue { until_ms, limit } => Input::Due { records: rows.due(shard, *until_ms, *limit).await? },
         Effect::FetchOverdue { now_ms, limit } => {
-            reader.caught_up(shard).await?;
             Input::Overdue { records: rows.overdue(shard, *now_ms, *limit).await? }
         }
         Effect::Accepted { .. } | Effect::Cancelled { .. } | Effect::Send { .. } => return Ok(None),

@@ -121,6 +121,11 @@ impl Running {
         self.committing.take().unwrap_or_default()
     }
 
+    /// What the commit under way holds back.
+    pub(super) fn held_back(&self) -> &[Effect] {
+        self.committing.as_deref().unwrap_or_default()
+    }
+
     /// Everything that was taken is committed.
     pub(super) fn is_idle(&self) -> bool {
         self.committing.is_none() && self.machine.undrained() == 0

@@ -354,7 +354,7 @@ async fn a_request_is_accepted_once_across_a_crash() {
 async fn failed_commits_are_told_and_the_shard_comes_back() {
     for (fault, expected) in [
         (Fault::Unavailable, "the shard is busy"),
-        (Fault::UnknownLost, "the shard is busy"),
+        (Fault::UnknownLost, "no answer in time"),
         (Fault::Full, "the disk of the data folder is full"),
     ] {
         let store = MemoryStore::new(SHARDS);

@@ -75,3 +75,15 @@ pub enum CommitError {
     #[error("a batch of {bytes} bytes is over the limit of {BATCH_BYTES_MAX}")]
     TooLarge { bytes: usize },
 }
+
+/// How a batch of unknown outcome ended, by what the journal has in its place: it is durable exactly when that is of the same
+/// epoch. An epoch has one leader, and that one has a single commit under way.
+pub fn outcome_of(asked: &Batch, found: Option<&Batch>, why: String) -> Result<(), CommitError> {
+    match found {
+        Some(found) if found.seq != asked.seq => Err(CommitError::Unknown(why)),
+        Some(found) if found.epoch == asked.epoch => Ok(()),
+        Some(found) => Err(CommitError::Fenced { shard: asked.shard, epoch: found.epoch }),
+        // It may be on its way still, so nobody is told that it will not come.
+        None => Err(CommitError::Unknown(why)),
+    }
+}

@@ -25,7 +25,7 @@ use flotilla_protocol::id::ShardId;
 use tokio_util::sync::CancellationToken;
 
 pub use catalog::{Catalog, FromValue, ROWS_MAX, Row, SqlError, Tx, TxBody, Value};
-pub use journal::{BATCH_BYTES_MAX, Batch, CommitError, Journal};
+pub use journal::{BATCH_BYTES_MAX, Batch, CommitError, Journal, outcome_of};
 pub use rows::{
     Cursor, CursorError, Flush, IDEMPOTENCY_MS, InboundFilter, KeyUse, LIMIT_MAX, LOAD_MAX, MessageFilter, OpenCount,
     Order, Page, Paged, QueuedQuery, Rows, Scan, Upsert,

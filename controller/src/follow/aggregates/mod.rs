@@ -39,6 +39,8 @@ pub use histogram::{Histogram, LATENCY_MAX_MS};
 pub use key::Dimension;
 pub use query::{QueryError, ROWS_MAX, StatsAnswer, StatsQuery, StatsRow, StatsStep};
 
+use crate::domain::event::{Event, Inbound};
+use crate::domain::record::MessageRecord;
 use shared::Shared;
 
 /// Queries that run at once; others wait.
@@ -120,4 +122,19 @@ impl Aggregates {
         let follower = AggregatesFollower::open(Arc::clone(&shared))?;
         Ok((Self { shared }, follower))
     }
+}
+
+/// Adds an event to a sum over everything, as the follower adds it to each of its rows. For checks of the whole.
+pub fn count_event(event: &Event, counts: &mut Counts) {
+    contribution::Contribution::of_event(event).add_to(counts);
+}
+
+/// The same from what a message row has kept of its events.
+pub fn count_record(record: &MessageRecord, counts: &mut Counts) {
+    contribution::of_record(record).for_each(|it| it.add_to(counts));
+}
+
+/// The same from the row of an inbound message.
+pub fn count_inbound(inbound: &Inbound, counts: &mut Counts) {
+    contribution::Contribution::of_inbound(inbound).add_to(counts);
 }
