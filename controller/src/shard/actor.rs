@@ -211,7 +211,7 @@ impl State {
 
     fn commit(&self, myself: &ActorRef<Message>, run: u64, batch: Batch) {
         let (journal, myself) = (Arc::clone(&self.deps.journal), myself.clone());
-        let asked = Batch { events: Arc::default(), ..batch.clone() };
+        let asked = batch.clone();
         let commit = journal.commit(batch);
         // Not ended with the run: whether it arrives is not ours to decide any more.
         tokio::spawn(async move {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_protocol::id::{Epoch, ShardId};
+use tokio::sync::watch;
 
 use super::handle::{AcceptError, ShardError, ShardHandle};
 use super::inbox::{Closed, Inbox};
@@ -49,9 +50,13 @@ pub enum Ending {
 /// Why a run did not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStarted {
-    Fenced { by: Epoch },
+    Fenced {
+        by: Epoch,
+    },
     /// The store cannot be used now.
-    Trouble { disk_full: bool },
+    Trouble {
+        disk_full: bool,
+    },
 }
 
 /// Why new messages are refused for a while.
@@ -75,7 +80,7 @@ pub struct Life {
 impl Life {
     /// Nothing happens before [`Life::start`]. The handle stays valid through all runs.
     pub fn new(shard: ShardId, epoch: Epoch, settings: ShardSettings) -> (Self, ShardHandle) {
-        let inbox = Inbox::new(shard, epoch);
+        let inbox = Inbox::new(shard, epoch, watch::Sender::new(()));
         let handle = ShardHandle::new(Arc::clone(&inbox));
         (Self::of(inbox, settings), handle)
     }

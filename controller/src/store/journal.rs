@@ -61,8 +61,8 @@ pub enum CommitError {
     Fenced { shard: ShardId, epoch: Epoch },
     #[error("shard {shard} expects sequence {expected} next")]
     OutOfOrder { shard: ShardId, expected: u64 },
-    /// The engine failed at the point of no return. Ask [`Journal::read`] until it answers: the batch is durable exactly when
-    /// one of this sequence and this epoch is there. Nothing may be released before.
+    /// The engine failed at the point of no return. Ask [`Journal::read`] until it answers, and [`outcome_of`] what that says.
+    /// Nothing may be released before.
     #[error("it is not known whether the batch was committed: {0}")]
     Unknown(String),
     /// Nothing was written. Commits work again as soon as there is space.
@@ -76,14 +76,45 @@ pub enum CommitError {
     TooLarge { bytes: usize },
 }
 
-/// How a batch of unknown outcome ended, by what the journal has in its place: it is durable exactly when that is of the same
-/// epoch. An epoch has one leader, and that one has a single commit under way.
+/// How a batch of unknown outcome ended, by what the journal has in its place: it is durable exactly when that is this batch.
+/// Its epoch and sequence are not enough: the shard may have started again under the same epoch after an earlier batch whose
+/// outcome was unknown, and that one may have arrived late.
 pub fn outcome_of(asked: &Batch, found: Option<&Batch>, why: String) -> Result<(), CommitError> {
+    let shard = asked.shard;
     match found {
+        Some(found) if found == asked => Ok(()),
         Some(found) if found.seq != asked.seq => Err(CommitError::Unknown(why)),
-        Some(found) if found.epoch == asked.epoch => Ok(()),
-        Some(found) => Err(CommitError::Fenced { shard: asked.shard, epoch: found.epoch }),
+        Some(found) if found.epoch > asked.epoch => Err(CommitError::Fenced { shard, epoch: found.epoch }),
+        Some(_) => Err(CommitError::OutOfOrder { shard, expected: asked.seq + 1 }),
         // It may be on its way still, so nobody is told that it will not come.
         None => Err(CommitError::Unknown(why)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::{Change, Changed, EventKind, Facts};
+    use crate::domain::message::Priority;
+    use flotilla_protocol::id::{MessageId, TenantId};
+
+    fn batch(epoch: u64, seq: u64, at_ms: u64) -> Batch {
+        let facts =
+            Facts { accepted_ms: 1, segments: 1, priority: Priority::Normal, region: None, campaign: "".into() };
+        let (message, tenant) = (MessageId::from_bytes([1; 16]), TenantId::from_bytes([1; 16]));
+        let kind = EventKind::Changed(Changed { message, tenant, facts, change: Change::Cancelled });
+        Batch { shard: ShardId(1), epoch: Epoch(epoch), seq, events: [Event { at_ms, kind }].into() }
+    }
+
+    #[test]
+    fn only_the_batch_itself_counts() {
+        let asked = batch(7, 3, 100);
+        let judge = |found: Option<Batch>| outcome_of(&asked, found.as_ref(), "x".into());
+        assert_eq!(judge(Some(batch(7, 3, 100))), Ok(()));
+        assert_eq!(judge(None), Err(CommitError::Unknown("x".into())));
+        assert_eq!(judge(Some(batch(7, 5, 100))), Err(CommitError::Unknown("x".into())), "its place is trimmed");
+        assert_eq!(judge(Some(batch(9, 3, 100))), Err(CommitError::Fenced { shard: ShardId(1), epoch: Epoch(9) }));
+        let late = judge(Some(batch(7, 3, 99)));
+        assert_eq!(late, Err(CommitError::OutOfOrder { shard: ShardId(1), expected: 4 }), "of an earlier run");
     }
 }
