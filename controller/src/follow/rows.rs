@@ -20,6 +20,8 @@ pub struct RowsFollower {
     recent: Arc<Mutex<Recent>>,
     /// What was taken, by shard.
     positions: Vec<u64>,
+    /// Where the stored rows were when we last read or wrote them: what is in memory is built on that.
+    bases: Vec<u64>,
     /// What waits for the next flush beside the messages.
     pending: Pending,
 }
@@ -36,7 +38,7 @@ impl RowsFollower {
     /// Begins where the rows are, and again with each shard that is gained.
     pub async fn open(rows: Arc<dyn Rows>) -> Result<Self, StoreError> {
         let positions = rows.positions().await?;
-        Ok(Self { rows, recent: Arc::default(), positions, pending: Pending::default() })
+        Ok(Self { rows, recent: Arc::default(), bases: positions.clone(), positions, pending: Pending::default() })
     }
 
     /// What is in memory of a shard is not ours to write any more.
@@ -49,14 +51,20 @@ impl RowsFollower {
     }
 
     async fn write(&mut self) -> Result<(), StoreError> {
+        let moved = &self.pending.moved;
+        let positions: Vec<_> = moved.iter().map(|shard| (*shard, self.position(*shard))).collect();
         let flush = Flush {
             messages: self.recent.lock().to_write(),
             inbound: self.pending.inbound.clone(),
             keys: self.pending.keys.clone(),
-            positions: self.pending.moved.iter().map(|shard| (*shard, self.position(*shard))).collect(),
+            positions: positions.clone(),
+            bases: moved.iter().map(|shard| (*shard, self.bases[usize::from(shard.0)])).collect(),
             now_ms: self.pending.now_ms,
         };
         self.rows.write(flush).await?;
+        for (shard, position) in positions {
+            self.bases[usize::from(shard.0)] = position;
+        }
         self.pending = Pending::default();
         self.recent.lock().written();
         Ok(())
@@ -147,6 +155,7 @@ impl Follower for RowsFollower {
         for (shard, _) in shards {
             let number = usize::from(shard.0);
             self.positions[number] = stored.get(number).copied().unwrap_or(0);
+            self.bases[number] = self.positions[number];
         }
         Ok(())
     }
@@ -171,10 +180,12 @@ impl Follower for RowsFollower {
         loop {
             match self.write().await {
                 Err(StoreError::Behind { shard, position }) if self.pending.moved.contains(&shard) => {
-                    // Whoever led it before has written more of it, after we had read how far the rows were: go on from there.
+                    // Whoever led it before has written of it after we had read how far the rows were: go on from there. What
+                    // is in memory may hold changes twice, as it was loaded from rows that had them already.
                     tracing::info!(%shard, position, ours = self.position(shard), "the rows of a shard are further than we are");
                     self.forget(shard);
                     self.positions[usize::from(shard.0)] = position;
+                    self.bases[usize::from(shard.0)] = position;
                 }
                 done => return Ok(done?),
             }

@@ -57,7 +57,8 @@ pub enum StoreError {
     /// Another node leads the shard, or none: ask the leader.
     #[error("this controller does not lead shard {shard} now")]
     NotLeading { shard: ShardId },
-    /// The rows are further than what was to be written: a later leader has written them. Nothing was written.
+    /// The rows are further than what was to be written, or than what it was built on: another leader has written them. Nothing
+    /// was written.
     #[error("the rows of shard {shard} are at {position} already")]
     Behind { shard: ShardId, position: u64 },
     #[error("the cursor is not one that this list has given; leave it out to start at the newest")]

@@ -30,7 +30,8 @@ pub trait Rows: Send + Sync + 'static {
 
     /// One transaction: the rows and the positions they belong to. Visible to queries when it returns. Positions never go
     /// back: a flush that would take one back comes from a former leader, and is refused as a whole with
-    /// [`StoreError::Behind`]. The same position again is fine; the rows are the same then.
+    /// [`StoreError::Behind`]. The same position again is fine; the rows are the same then. The same error answers a flush
+    /// whose [`Flush::bases`] do not hold any more.
     fn write(&self, flush: Flush) -> Answer<'_, ()>;
 
     /// What was written until now survives a power cut when this returns; only then may the journal be trimmed.
@@ -93,6 +94,9 @@ pub struct Flush {
     pub keys: Vec<(TenantId, [u8; 16], KeyUse)>,
     /// Every shard that moved.
     pub positions: Vec<(ShardId, u64)>,
+    /// The stored positions that the writer has built on. Where one is another now, somebody else has written rows of the shard
+    /// meanwhile, and what was built on the older ones would add the same changes twice: [`StoreError::Behind`].
+    pub bases: Vec<(ShardId, u64)>,
     /// The youngest time of any event in it: older idempotency keys are forgotten by it.
     pub now_ms: u64,
 }

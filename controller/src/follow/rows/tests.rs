@@ -271,3 +271,35 @@ async fn what_a_former_leader_still_had_to_write_is_dropped() {
     former.flush().await.unwrap();
     assert_eq!(stores.rows.get(theirs, elsewhere.id).await.unwrap().unwrap().state, MessageState::Queued);
 }
+
+#[tokio::test]
+async fn nothing_is_added_twice_when_a_former_leader_still_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = open(&dir);
+    let ours = tenant(1);
+    let mut leader = Leader::of(&stores, ours).await;
+    let shard = leader.shard;
+    let message = submission(ours, 1_000, [1; 10]);
+    leader.commit(vec![accepted(message.clone())]).await;
+    let mut former = RowsFollower::open(Arc::clone(&stores.rows)).await.unwrap();
+    let batches = |after: u64| stores.journal.read(shard, after, usize::MAX);
+    former.apply(&batches(0).await.unwrap()[0]).await.unwrap();
+    former.flush().await.unwrap();
+    leader.commit(vec![changed(&message, 2_000, Change::Dispatched { attempt: 1, route: route(1), session: 1 })]).await;
+    former.apply(&batches(1).await.unwrap()[0]).await.unwrap();
+
+    // The next leader begins where the rows are. Then what its predecessor had in memory is written after all.
+    let mut next = RowsFollower::open(Arc::clone(&stores.rows)).await.unwrap();
+    next.gained(&[(shard, Epoch(2))]).await.unwrap();
+    former.flush().await.unwrap();
+    leader.commit(vec![changed(&message, 3_000, Change::Sent { attempt: 1, route: route(1), sent_ms: 3_000 })]).await;
+    while next.position(shard) < leader.last {
+        for batch in batches(next.position(shard)).await.unwrap() {
+            next.apply(&batch).await.unwrap();
+        }
+        next.flush().await.unwrap();
+    }
+    let row = stores.rows.get(ours, message.id).await.unwrap().unwrap();
+    let states: Vec<_> = row.trace.iter().map(|step| step.state).collect();
+    assert_eq!(states, [MessageState::Queued, MessageState::Dispatching, MessageState::Sent]);
+}

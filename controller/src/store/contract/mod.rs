@@ -59,6 +59,7 @@ macro_rules! contract_tests {
             rows:
                 a_flush_is_there_as_a_whole
                 a_former_leaders_flush_is_refused
+                a_flush_on_rows_that_have_changed_is_refused
                 a_message_is_written_anew_under_its_number
                 tenants_see_only_their_own
                 the_newest_come_first_and_pages_join

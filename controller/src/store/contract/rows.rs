@@ -98,6 +98,23 @@ pub(crate) async fn a_former_leaders_flush_is_refused(engine: &impl Engine) {
     assert_eq!(rows.inbound(ours, InboundFilter::default(), page(5, None)).await.unwrap().items.len(), 0);
 }
 
+pub(crate) async fn a_flush_on_rows_that_have_changed_is_refused(engine: &impl Engine) {
+    let stores = engine.open();
+    let rows = &*stores.rows;
+    let ours = tenant(0, 0);
+    let on = |base: u64, flush: Flush| Flush { bases: vec![(S, base)], ..flush };
+    rows.write(on(0, flush(S, &[record(ours, 1)], true, 5))).await.unwrap();
+    // A former leader's last flush, while the next leader builds on position 5.
+    let sent = record_in(ours, 1, MessageState::Sent, route(1));
+    rows.write(on(5, flush(S, std::slice::from_ref(&sent), false, 7))).await.unwrap();
+    let built = flush(S, &[record_in(ours, 1, MessageState::Dispatching, route(1)), record(ours, 2)], false, 9);
+    assert_eq!(rows.write(on(5, built)).await, Err(StoreError::Behind { shard: S, position: 7 }));
+    assert_eq!(rows.get(ours, message_id(1)).await, Ok(Some(sent)));
+    assert_eq!(rows.get(ours, message_id(2)).await, Ok(None));
+    rows.write(on(7, flush(S, &[record(ours, 2)], true, 9))).await.unwrap();
+    assert_eq!(rows.positions().await, Ok(vec![9, 0, 0, 0]));
+}
+
 pub(crate) async fn a_message_is_written_anew_under_its_number(engine: &impl Engine) {
     let stores = engine.open();
     let ours = tenant(0, 0);

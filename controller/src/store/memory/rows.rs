@@ -55,6 +55,12 @@ impl RowSet {
                 return Err(StoreError::Behind { shard, position: there });
             }
         }
+        for &(shard, base) in &flush.bases {
+            let there = self.positions.get(usize::from(shard.0)).copied().unwrap_or_default();
+            if base != there {
+                return Err(StoreError::Behind { shard, position: there });
+            }
+        }
         for upsert in flush.messages {
             let record = (*upsert.record).clone();
             let next = &mut self.next;

@@ -98,7 +98,7 @@ impl RowsWriter {
         }
         let transaction =
             Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate).map_err(store_error)?;
-        check_positions(&transaction, &flush.positions)?;
+        check_positions(&transaction, flush)?;
         let mut tenants = Tenants { known: &mut self.tenants, transaction: &transaction };
         let mut messages = Messages::new(&transaction, self.next_message).map_err(store_error)?;
         for upsert in &flush.messages {
@@ -122,12 +122,19 @@ impl RowsWriter {
     }
 }
 
-/// What a former leader still had to write comes too late.
-fn check_positions(transaction: &Transaction<'_>, positions: &[(ShardId, u64)]) -> Result<(), StoreError> {
+/// What a former leader still had to write comes too late, and so does what was built on rows that it has written since.
+fn check_positions(transaction: &Transaction<'_>, flush: &Flush) -> Result<(), StoreError> {
     let mut select = transaction.prepare_cached("SELECT position FROM shard WHERE id = ?1").map_err(store_error)?;
-    for &(shard, seq) in positions {
-        let position = select.query_row([shard.0], |row| super::number(row, 0)).map_err(store_error)?;
+    let mut stored = |shard: ShardId| select.query_row([shard.0], |row| super::number(row, 0)).map_err(store_error);
+    for &(shard, seq) in &flush.positions {
+        let position = stored(shard)?;
         if seq < position {
+            return Err(StoreError::Behind { shard, position });
+        }
+    }
+    for &(shard, base) in &flush.bases {
+        let position = stored(shard)?;
+        if base != position {
             return Err(StoreError::Behind { shard, position });
         }
     }
