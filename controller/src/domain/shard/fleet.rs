@@ -205,6 +205,8 @@ pub(super) struct ReportLog {
     held: BTreeSet<u64>,
     acknowledge: bool,
     refused: bool,
+    /// The first refused position, until it comes again.
+    missing: Option<u64>,
 }
 
 impl ReportLog {
@@ -213,9 +215,16 @@ impl ReportLog {
         let next = *self.next.get_or_insert(position);
         if position == next {
             self.next = Some(next + 1);
+            self.missing = None;
         }
         self.acknowledge |= position <= next;
         position <= next
+    }
+
+    /// Whether everything that came was dealt with or is held. Else a list of what the device holds cannot be understood: it
+    /// leaves out attempts whose results were refused.
+    pub(super) fn is_complete(&self) -> bool {
+        self.missing.is_none()
     }
 
     /// A report waits for the store.
@@ -237,6 +246,7 @@ impl ReportLog {
     pub(super) fn refuse(&mut self, position: u64) {
         self.refused = true;
         self.next = self.next.map(|next| next.min(position));
+        self.missing = self.next;
     }
 
     fn take_acknowledgement(&mut self) -> Option<u64> {
@@ -276,5 +286,7 @@ mod tests {
         assert!(!log.admit(11));
         log.hold(9);
         assert!(log.release(9), "time to ask for the refused one");
+        assert!(!log.is_complete(), "it was asked for, and has not come again");
+        assert!(log.admit(9) && !log.is_complete() && log.admit(10) && log.is_complete());
     }
 }

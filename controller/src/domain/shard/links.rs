@@ -96,7 +96,8 @@ impl Machine {
 
     /// A device lists the attempts that it has no result for.
     pub(super) fn held(&mut self, id: DeviceId, session: u64, held: &[Held], last: bool, now: Now) {
-        if self.session_mut(id, session).is_none() {
+        // Results were refused before it: the device is asked for everything again, and lists again after that.
+        if self.session_mut(id, session).is_none_or(|device| !device.log.is_complete()) {
             return;
         }
         for one in held {

@@ -216,3 +216,34 @@ fn a_device_with_more_reports_than_may_wait_is_asked_to_repeat_them() {
     let frames = &rig.frames[&device(1)];
     assert!(frames.contains(&Down::Resume) && frames.contains(&Down::AckReports { position: 7 }), "{frames:?}");
 }
+
+#[test]
+fn a_list_behind_refused_reports_is_not_believed() {
+    let settings = ShardSettings { loads_max: 1, reports_held_max: 1, sent_max: 1, ..small() };
+    let mut rig = Rig::with(settings);
+    rig.up(1, 20, &[route_sim(1, 20)]);
+    let ids: Vec<_> = (0..4).map(|_| rig.accept(|_| {})).collect();
+    run_dry(&mut rig, 1);
+    let last = rig.accept(|_| {});
+    assert_eq!(rig.dispatched(1).attempt, attempt(last, 1));
+    rig.restart();
+    rig.connect(1, 20, &[route_sim(1, 20)]);
+    rig.hold_reads = true;
+    for id in &ids {
+        rig.report(1, ReportKind::Delivered { attempt: attempt(*id, 1), segment: 0 });
+    }
+    // It comes behind one for which there was no room, so it is not taken either; the list leaves the attempt out.
+    rig.report(1, ReportKind::Sent { attempt: attempt(last, 1), segments: 1 });
+    rig.held(1, vec![]);
+    assert_eq!(
+        (rig.state(last), rig.records[&last].attempt),
+        (Dispatching, 1),
+        "it was sent: nobody may send it again"
+    );
+    rig.hold_reads = false;
+    while let Some(read) = rig.reads.pop() {
+        rig.answer(read);
+        rig.settle();
+    }
+    assert!(rig.frames[&device(1)].contains(&Down::Resume));
+}
