@@ -38,21 +38,23 @@ pub(super) struct Uplink {
     cursor: u64,
     /// The list waits until every report below this position is sent: those of results from before the link.
     list_at: u64,
-    /// What is still to be listed: `None` before the list is made, empty when it is sent.
+    /// What is still to be listed: `None` before the list is made.
     holding: Option<VecDeque<Held>>,
-    listed: bool,
+    /// Each welcome and each resume is answered with a list of its own, as the other side counts them.
+    lists_owed: u32,
     others: VecDeque<Up>,
 }
 
 impl Uplink {
     pub(super) fn new(state: &State) -> Self {
         let (cursor, list_at) = (state.first_position(), state.next_position());
-        Self { cursor, list_at, holding: None, listed: false, others: VecDeque::new() }
+        Self { cursor, list_at, holding: None, lists_owed: 1, others: VecDeque::new() }
     }
 
     /// Everything from the start, but for what is queued.
     pub(super) fn restart(&mut self, state: &State) {
-        *self = Self { others: std::mem::take(&mut self.others), ..Self::new(state) };
+        let others = std::mem::take(&mut self.others);
+        *self = Self { others, lists_owed: self.lists_owed + 1, ..Self::new(state) };
     }
 
     pub(super) fn sent_position(&self) -> u64 {
@@ -79,7 +81,7 @@ impl Machine {
                 return Some(Up::Report(report.clone()));
             }
         }
-        if !link.listed {
+        if link.lists_owed > 0 {
             return (link.cursor >= link.list_at).then(|| self.next_holding());
         }
         link.others.pop_front()
@@ -133,7 +135,10 @@ impl Machine {
         });
         let held: Vec<Held> = rest.drain(..rest.len().min(HELD_PER_FRAME)).collect();
         let last = rest.is_empty();
-        link.listed = last;
+        if last {
+            link.lists_owed -= 1;
+            link.holding = None;
+        }
         Up::Holding { held, last }
     }
 }

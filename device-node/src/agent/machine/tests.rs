@@ -283,3 +283,14 @@ fn acknowledgements_are_written_late_and_bounded_by_what_was_sent() {
     world.now.boot_ms = due;
     assert_eq!(world.machine.take(world.now), Some(vec![crate::outbox::Record::Acked { position: last - 1 }]));
 }
+
+/// The controller counts lists to know which one it asked for; two of its resumes may come before the first list could leave.
+#[test]
+fn every_resume_is_answered_with_a_list_of_its_own() {
+    let mut world = World::connected();
+    world.machine.resume();
+    world.machine.resume();
+    let frames: Vec<Up> = std::iter::from_fn(|| world.machine.poll_frame()).collect();
+    let lists = frames.iter().filter(|frame| matches!(frame, Up::Holding { last: true, .. }));
+    assert_eq!(lists.count(), 2);
+}
