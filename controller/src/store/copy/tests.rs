@@ -28,7 +28,7 @@ async fn fill(stores: &Stores) {
     let keys = vec![(ours, [1; 16], used(1, T0)), (ours, [2; 16], used(2, T0))];
     let inbound: Vec<_> = (1..=5).map(|n| (S, inbound(ours, n, 1))).collect();
     let positions = vec![(S, 38), (ShardId(1), 40)];
-    stores.rows.write(Flush { messages, inbound, keys, positions, now_ms: T0 }).await.unwrap();
+    stores.rows.write(Flush { messages, inbound, keys, positions, now_ms: T0, ..Flush::default() }).await.unwrap();
     // The same key once more, hours later.
     let again = vec![(ours, [1; 16], used(9, T0 + 7_200_000))];
     stores.rows.write(Flush { keys: again, ..Flush::default() }).await.unwrap();

@@ -180,7 +180,8 @@ async fn transact(
     Ok(Ok(hours))
 }
 
-/// Locks the shards that move, and tells which messages are there; unless the rows of a shard have gone further.
+/// Locks the shards that move, and tells which messages are there; unless the rows of a shard have gone further, or are not
+/// those that the flush was built on.
 async fn begin(session: &mut Session, encoded: &Encoded<'_>, flush: &Flush) -> Found<FxHashSet<[u8; 16]>> {
     let (lock, exists) = (session.prepare(LOCK, &[]).await?, session.prepare(KNOWN, &[]).await?);
     let shards: Vec<i64> = flush.positions.iter().map(|(shard, _)| i64::from(shard.0)).collect();
@@ -200,8 +201,10 @@ async fn begin(session: &mut Session, encoded: &Encoded<'_>, flush: &Flush) -> F
         .await?;
     for row in &locked {
         let (shard, position) = (signed(row, 0)?, number(row, 1)?);
-        let late = flush.positions.iter().find(|(moved, at)| i64::from(moved.0) == shard && *at < position);
-        if let Some((shard, _)) = late {
+        let mut late = flush.positions.iter().filter(|(_, at)| *at < position);
+        let mut built_on_others = flush.bases.iter().filter(|(_, base)| *base != position);
+        let is_it = |(moved, _): &&(ShardId, u64)| i64::from(moved.0) == shard;
+        if let Some((shard, _)) = late.find(is_it).or_else(|| built_on_others.find(is_it)) {
             return Ok(Err(StoreError::Behind { shard: *shard, position }));
         }
     }
