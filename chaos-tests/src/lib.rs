@@ -4,6 +4,8 @@
 //! keeps two histories that no fault can touch: what clients were promised (`promises`) and what radios were handed
 //! (`radio_log`). `invariants` compares both with what the installation says afterwards. `scenario` does so with a single
 //! controller, `cluster` with three of them, etcd and PostgreSQL.
+//!
+//! Beside it, `sim` runs a whole cluster in one thread and virtual time.
 
 pub mod client;
 pub mod cluster;
@@ -12,3 +14,4 @@ pub mod process;
 pub mod promises;
 pub mod radio_log;
 pub mod scenario;
+pub mod sim;

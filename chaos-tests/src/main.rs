@@ -1,7 +1,9 @@
 //! `cargo run -p chaos-tests -- real`: the scenario of `scenario.rs` at any size, from the command line.
 //! `cargo run -p chaos-tests -- cluster`: three controllers with etcd and PostgreSQL.
+//! `cargo run -p chaos-tests -- sim`: seeds of the simulation, or the whole story of one.
 
 mod cluster_command;
+mod sim_command;
 
 use anyhow::bail;
 use chaos_tests::process::Programs;
@@ -21,6 +23,8 @@ enum Command {
     Real(Real),
     /// Break a whole cluster under load and check every invariant, or measure its failovers
     Cluster(cluster_command::Cluster),
+    /// Run a cluster in virtual time, with faults drawn from seeds, and check every invariant
+    Sim(sim_command::Sim),
 }
 
 #[derive(Args)]
@@ -49,12 +53,13 @@ struct Real {
     folder: Option<std::path::PathBuf>,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     match Cli::parse().command {
-        Command::Real(real) => run_real(real).await,
-        Command::Cluster(cluster) => cluster_command::run(cluster).await,
+        Command::Real(real) => tokio::runtime::Runtime::new()?.block_on(run_real(real)),
+        Command::Cluster(cluster) => tokio::runtime::Runtime::new()?.block_on(cluster_command::run(cluster)),
+        // Outside of any runtime: the simulation is one thread and waits for nobody.
+        Command::Sim(sim) => sim_command::run(&sim),
     }
 }
 
