@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_cluster::{Coordinator, Leadership};
+use flotilla_cluster::{CoordinationError, Coordinator, Leadership};
 use flotilla_protocol::id::{Epoch, ShardId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::{mpsc, oneshot};
@@ -311,8 +311,13 @@ async fn follow(
                         return;
                     }
                 }
+                // Whatever it had given is told as lost before that.
+                Err(CoordinationError::Stopped) => {
+                    tracing::info!("the coordinator has stopped: nothing is led here any more");
+                    return;
+                }
                 Err(error) => {
-                    tracing::error!(%error, "the coordinator has ended; shards stay as they are");
+                    tracing::error!(%error, "the coordinator has failed; shards stay as they are");
                     return;
                 }
             },
