@@ -15,3 +15,4 @@ pub mod promises;
 pub mod radio_log;
 pub mod scenario;
 pub mod sim;
+pub mod speed;

@@ -1,9 +1,11 @@
 //! `cargo run -p chaos-tests -- real`: the scenario of `scenario.rs` at any size, from the command line.
 //! `cargo run -p chaos-tests -- cluster`: three controllers with etcd and PostgreSQL.
 //! `cargo run -p chaos-tests -- sim`: seeds of the simulation, or the whole story of one.
+//! `cargo run -p chaos-tests -- speed`: one controller and three of them, by turns.
 
 mod cluster_command;
 mod sim_command;
+mod speed_command;
 
 use anyhow::bail;
 use chaos_tests::process::Programs;
@@ -25,6 +27,8 @@ enum Command {
     Cluster(cluster_command::Cluster),
     /// Run a cluster in virtual time, with faults drawn from seeds, and check every invariant
     Sim(sim_command::Sim),
+    /// Compare three controllers over PostgreSQL with a single one, by turns; or measure how one kind grows
+    Speed(speed_command::Speed),
 }
 
 #[derive(Args)]
@@ -60,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         Command::Cluster(cluster) => tokio::runtime::Runtime::new()?.block_on(cluster_command::run(cluster)),
         // Outside of any runtime: the simulation is one thread and waits for nobody.
         Command::Sim(sim) => sim_command::run(&sim),
+        Command::Speed(speed) => tokio::runtime::Runtime::new()?.block_on(speed_command::run(speed)),
     }
 }
 

@@ -126,6 +126,10 @@ impl Program {
         Ok(())
     }
 
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     pub fn log_tail(&self) -> String {
         const LINES: usize = 40;
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

@@ -11,7 +11,7 @@ const WRITES: usize = 200;
 const BYTES: usize = 4096;
 
 /// Median and worst of 200 appends of 4 KiB, each made durable. Microseconds.
-pub(super) fn fdatasync_us(folder: &Path) -> io::Result<(f64, f64)> {
+pub fn fdatasync_us(folder: &Path) -> io::Result<(f64, f64)> {
     let path = folder.join("fdatasync-probe");
     let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
     let mut times = Vec::with_capacity(WRITES);
@@ -26,7 +26,7 @@ pub(super) fn fdatasync_us(folder: &Path) -> io::Result<(f64, f64)> {
     Ok((median(&mut times), worst))
 }
 
-pub(super) fn add_to(report: &mut Report, folder: &Path) -> io::Result<()> {
+pub fn add_to(report: &mut Report, folder: &Path) -> io::Result<()> {
     let (typical, worst) = fdatasync_us(folder)?;
     report.figure("disk: fdatasync of 4 KiB, median", typical, "us");
     report.figure("disk: fdatasync of 4 KiB, worst of 200", worst, "us");

@@ -6,30 +6,30 @@ use serde::Serialize;
 
 /// One benchmark's result.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    pub(super) name: &'static str,
-    pub(super) figures: Vec<Figure>,
+pub struct Report {
+    pub name: &'static str,
+    pub figures: Vec<Figure>,
     /// What bounds how the figures may be read: rounds, sizes, and where the parts ran.
-    pub(super) notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Figure {
-    pub(super) name: String,
-    pub(super) value: f64,
-    pub(super) unit: &'static str,
+pub struct Figure {
+    pub name: String,
+    pub value: f64,
+    pub unit: &'static str,
 }
 
 impl Report {
-    pub(super) fn new(name: &'static str) -> Self {
+    pub fn new(name: &'static str) -> Self {
         Self { name, figures: Vec::new(), notes: Vec::new() }
     }
 
-    pub(super) fn figure(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
+    pub fn figure(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
         self.figures.push(Figure { name: name.into(), value, unit });
     }
 
-    pub(super) fn note(&mut self, note: impl Into<String>) {
+    pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
 }
@@ -46,7 +46,7 @@ impl fmt::Display for Report {
 }
 
 /// The middle value; of an even number, the lower of the two in the middle.
-pub(super) fn median(values: &mut [f64]) -> f64 {
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }
