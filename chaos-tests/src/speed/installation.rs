@@ -190,8 +190,11 @@ impl Installation {
     async fn make_tenants(&mut self, count: usize) -> anyhow::Result<()> {
         let leaders = self.leaders().await?;
         let each = count.div_ceil(self.controllers.len());
-        while self.tenants.len() < count {
-            let body = json!({ "name": format!("Tenant {}", self.tenants.len()) });
+        for number in 0.. {
+            if self.tenants.len() == count {
+                break;
+            }
+            let body = json!({ "name": format!("Tenant {number}") });
             let made = self.ask(0, Method::POST, "/v1/tenants", &self.root, None, body).await?;
             let id = made["id"].as_str().context("no id in the answer")?.to_owned();
             let shard = ShardId::of(TenantId::parse(&id).context("a tenant's id")?, self.shards);

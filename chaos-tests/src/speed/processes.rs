@@ -43,12 +43,12 @@ impl Servers {
     /// Makes a database of its own; its URL.
     pub(super) fn database(&self, kind: Kind) -> anyhow::Result<String> {
         let postgres = self.postgres()?;
-        postgres.sql("postgres", &format!("CREATE DATABASE {kind}"))?;
-        Ok(postgres.url(&kind.to_string()))
+        postgres.sql("postgres", &format!("CREATE DATABASE speed_{kind}"))?;
+        Ok(postgres.url(&format!("speed_{kind}")))
     }
 
     pub(super) fn connections(&self, kind: Kind) -> anyhow::Result<f64> {
-        let count = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{kind}'");
+        let count = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = 'speed_{kind}'");
         Ok(self.postgres()?.sql("postgres", &count)?.parse()?)
     }
 
