@@ -140,7 +140,7 @@ impl Installation {
             {
                 self.root = key;
                 let leaders = self.leaders().await?;
-                let leads = |number| leaders.iter().any(|leader| *leader == Some(number));
+                let leads = |number| leaders.contains(&Some(number));
                 if leaders.iter().all(Option::is_some) && (0..self.controllers.len()).all(leads) {
                     return Ok(());
                 }
