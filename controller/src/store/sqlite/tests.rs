@@ -215,16 +215,17 @@ async fn the_log_is_worked_off_beside_the_commits() {
     let options = Options { checkpoint_bytes: 100 << 10, retain_bytes: 100 << 10, ..options() };
     let stores = sqlite.open_with(&options).unwrap();
     stores.journal.take(S, Epoch(1)).await.unwrap();
-    for seq in 1..=500 {
+    for seq in 1..=1_000 {
         stores.journal.commit(batch(0, 1, seq, 50)).await.unwrap();
         stores.journal.trim(S, seq).await.unwrap();
     }
-    // Each commit changes three pages at least: without checkpoints the log would have 6 MiB, without trimming the file 1 MiB.
+    // Each commit changes three pages at least: without checkpoints the log would have 12 MiB, without trimming the file 2 MiB.
+    // A busy machine may keep the threads that do it waiting for a while, so the bounds are wide.
     let size = |name: &str| std::fs::metadata(sqlite.dir.path().join(name)).unwrap().len();
-    assert!(size("journal.db-wal") < 3 << 20, "{}", size("journal.db-wal"));
-    assert!(size("journal.db") < 512 << 10, "{}", size("journal.db"));
+    assert!(size("journal.db-wal") < 8 << 20, "{}", size("journal.db-wal"));
+    assert!(size("journal.db") < 1536 << 10, "{}", size("journal.db"));
     drop(stores);
-    assert_eq!(sqlite.open_with(&options).unwrap().journal.last(S).await, Ok(500));
+    assert_eq!(sqlite.open_with(&options).unwrap().journal.last(S).await, Ok(1_000));
 }
 
 #[tokio::test]
