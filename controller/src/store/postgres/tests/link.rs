@@ -1,5 +1,8 @@
 //! Lost connections and a server that goes down: what was acknowledged is there, what is unknown is found out.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use flotilla_protocol::id::{Epoch, ShardId};
 
 use super::super::own::OwnServer;
@@ -136,27 +139,24 @@ async fn a_server_restarts_in_the_middle_of_commits() {
     stores.journal.take(S, Epoch(1)).await.unwrap();
     let (journal, mut last) = (stores.journal.clone(), 0);
     for _ in 0..2 {
+        // A quick restart is over before anybody is told of it.
+        let restarted = Arc::new(AtomicBool::new(false));
         let committing = {
-            let journal = journal.clone();
+            let (journal, restarted) = (journal.clone(), Arc::clone(&restarted));
             tokio::spawn(async move {
-                // Until the server is gone, and then until it is back.
-                let mut went_down = false;
                 loop {
+                    let after = restarted.load(Ordering::SeqCst);
                     match journal.commit(batch(0, 1, last + 1, 3)).await {
                         Ok(()) => last += 1,
-                        Err(CommitError::Unknown(_)) => {
-                            went_down = true;
-                            last += answer(&*journal, last).await.len() as u64;
-                        }
+                        Err(CommitError::Unknown(_)) => last += answer(&*journal, last).await.len() as u64,
+                        // Back when it tells its position again.
                         Err(CommitError::Unavailable(_)) => {
-                            went_down = true;
-                            // Back when it tells its position again.
                             answer(&*journal, last).await;
                             continue;
                         }
                         Err(error) => panic!("{error}"),
                     }
-                    if went_down {
+                    if after {
                         return last;
                     }
                 }
@@ -173,6 +173,7 @@ async fn a_server_restarts_in_the_middle_of_commits() {
         })
         .await
         .unwrap();
+        restarted.store(true, Ordering::SeqCst);
         last = committing.await.unwrap();
     }
     drop((stores, journal));
