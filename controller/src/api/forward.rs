@@ -80,7 +80,16 @@ pub(super) async fn whole<F: Future<Output = Response>>(
         };
         let Some(call) = way.call(&node).await? else { continue };
         let request = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
-        let answer = timeout(ANSWER_DEADLINE, call.send(epoch, request)).await;
+        let send = timeout(ANSWER_DEADLINE, call.send(epoch, request));
+        // A controller that has died says nothing; the others hear of its successor before the link is given up.
+        let answer = tokio::select! {
+            biased;
+            answer = send => answer,
+            () = leader_changed(way.views.clone(), way.shard, node.clone()), if repeatable => {
+                tracing::debug!(peer = %node, "asking its successor");
+                continue;
+            }
+        };
         match answer {
             Ok(Ok(response)) if response.extensions().get::<NotLeading>().is_some() => way.refused(node, epoch),
             Ok(Ok(response)) => return Ok(way.relay(response, node)),
