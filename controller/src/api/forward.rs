@@ -6,6 +6,7 @@
 //! - Nobody leads, or the leader said that it does not and has done nothing: wait for word of a change, and try again.
 //! - The link broke while the leader had the request: what may be repeated (reading, and sending with an idempotency key) is;
 //!   for everything else the outcome is open, and the answer says so.
+//! - Another one leads while the former leader has the request, and says nothing: what may be repeated goes to the new one.
 //! - A request that came over a link is never forwarded. It waits here if its sender knows more than we do.
 
 use std::time::Duration;
