@@ -6,7 +6,6 @@
 //! - Nobody leads, or the leader said that it does not and has done nothing: wait for word of a change, and try again.
 //! - The link broke while the leader had the request: what may be repeated (reading, and sending with an idempotency key) is;
 //!   for everything else the outcome is open, and the answer says so.
-//! - Another one leads while the former leader has the request, and says nothing: what may be repeated goes to the new one.
 //! - A request that came over a link is never forwarded. It waits here if its sender knows more than we do.
 
 use std::time::Duration;
@@ -81,16 +80,7 @@ pub(super) async fn whole<F: Future<Output = Response>>(
         };
         let Some(call) = way.call(&node).await? else { continue };
         let request = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
-        let send = timeout(ANSWER_DEADLINE, call.send(epoch, request));
-        // A controller that has died says nothing; the others hear of its successor before the link is given up.
-        let answer = tokio::select! {
-            biased;
-            answer = send => answer,
-            () = leader_changed(way.views.clone(), way.shard, node.clone()), if repeatable => {
-                tracing::debug!(peer = %node, "asking its successor");
-                continue;
-            }
-        };
+        let answer = timeout(ANSWER_DEADLINE, call.send(epoch, request)).await;
         match answer {
             Ok(Ok(response)) if response.extensions().get::<NotLeading>().is_some() => way.refused(node, epoch),
             Ok(Ok(response)) => return Ok(way.relay(response, node)),

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_cluster::{Member, NodeName, Views};
+use flotilla_cluster::{Member, NodeName, View, Views};
 use parking_lot::Mutex;
 use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig};
 use rustc_hash::FxHashMap;
@@ -133,7 +133,14 @@ impl PeerLinks {
         if let Some(connection) = usable() {
             return Ok(connection);
         }
-        let dialled = timeout(DIAL_DEADLINE, self.inner.dial(&member)).await;
+        let mut views = self.inner.views.clone();
+        let is_it = |view: &Arc<View>| view.member(to).is_some_and(|now| now.since_ms == member.since_ms);
+        let dialled = tokio::select! {
+            biased;
+            dialled = timeout(DIAL_DEADLINE, self.inner.dial(&member)) => dialled,
+            // It has died, and who waits for it shall learn that now.
+            Ok(_) = views.wait_for(|view| !is_it(view)) => return Err(Unreached::NotAMember(to.clone())),
+        };
         let failed = |cause: String| Unreached::Dial { peer: to.clone(), address: member.peer.clone(), cause };
         let connection = dialled.map_err(|_| failed("no answer".to_owned()))?.map_err(failed)?;
         metrics::counter!("flotilla_peer_links_opened_total").increment(1);

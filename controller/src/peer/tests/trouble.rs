@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::{Events, Nodes, answer, name};
+use crate::peer::Unreached;
 
 /// A network between a node and the others that can be cut: what is sent through it then is lost without a word.
 struct Cable {
@@ -152,6 +153,21 @@ async fn what_may_be_repeated_finds_the_next_leader() {
     assert_eq!(answer(keyed(&nodes)).await.expect(202), sent);
     assert!(events.next().await.is_none(), "a stream from the dead ends cleanly");
     Arc::into_inner(nodes).unwrap().shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dials_a_dead_controller_learns_that_it_has_left() {
+    let (nodes, cable) = wired(2).await;
+    cable.cut();
+    let mut lost = cable.lost.clone();
+    lost.borrow_and_update();
+    let links = nodes.node(2).api.cluster.links.clone().unwrap();
+    let calling = tokio::spawn(async move { links.call(&name(1)).await.map(|_| ()) });
+    lost.changed().await.unwrap();
+    nodes.shared.cluster.expel(&name(1));
+    let unreached = calling.await.unwrap().unwrap_err();
+    assert!(matches!(unreached, Unreached::NotAMember(_)), "{unreached}");
+    nodes.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
