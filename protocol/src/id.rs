@@ -136,6 +136,12 @@ ids! {
     KeyId = "key";
     /// A message that a gateway received.
     InboundId = "inb";
+    /// An account at an online SMS service or an SMSC.
+    ProviderId = "prv";
+    /// One sender of a provider account: a number, a name, a pool of them.
+    SenderId = "snd";
+    /// An address that is told of events.
+    WebhookId = "whk";
 }
 
 /// A slice of the tenants that exactly one controller leads at a time.
