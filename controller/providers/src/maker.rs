@@ -173,7 +173,7 @@ pub trait Maker: Send + Sync + 'static {
     fn submit(&self, account: &Account, batch: &[Outgoing], now_ms: u64) -> Result<Call, FieldError>;
 
     /// One result for each message, in order. `batch` is what was asked for.
-    fn submitted(&self, batch: &[Outgoing], answer: &Answer) -> Vec<Submitted>;
+    fn submitted(&self, account: &Account, batch: &[Outgoing], answer: &Answer) -> Vec<Submitted>;
 
     /// Checks the signature first, in constant time, then reads.
     fn callback(&self, account: &Account, request: &Callback, now_ms: u64) -> Result<CallbackReply, CallbackError>;
@@ -183,7 +183,7 @@ pub trait Maker: Send + Sync + 'static {
         None
     }
 
-    fn polled(&self, _ids: &[Box<str>], _answer: &Answer) -> Vec<Receipt> {
+    fn polled(&self, _account: &Account, _ids: &[Box<str>], _answer: &Answer) -> Vec<Receipt> {
         Vec::new()
     }
 
@@ -191,14 +191,14 @@ pub trait Maker: Send + Sync + 'static {
         None
     }
 
-    fn balance_of(&self, _answer: &Answer) -> Option<Balance> {
+    fn balance_of(&self, _account: &Account, _answer: &Answer) -> Option<Balance> {
         None
     }
 
     /// A harmless request that only works with right secrets.
     fn test(&self, account: &Account, now_ms: u64) -> Result<Call, FieldError>;
 
-    fn judge(&self, answer: &Answer) -> Judged;
+    fn judge(&self, account: &Account, answer: &Answer) -> Judged;
 
     fn token(&self, _account: &Account, _now_ms: u64) -> Option<Result<Call, FieldError>> {
         None
