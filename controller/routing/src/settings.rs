@@ -103,6 +103,8 @@ pub struct TenantRouting {
     pub currency: Box<str>,
     /// For all of the tenant's messages.
     pub limits: Limits,
+    /// For each of its SIMs, where the SIM has none of its own.
+    pub sim_limits: Limits,
     /// IANA name; for the tenant's own limits and the time conditions of rules. UTC when empty.
     #[schema(value_type = String)]
     pub timezone: Box<str>,
@@ -127,6 +129,7 @@ impl Default for TenantRouting {
         Self {
             currency: "USD".into(),
             limits: Limits::default(),
+            sim_limits: Limits::default(),
             timezone: "".into(),
             recipient_limit: None,
             budget: None,
