@@ -23,6 +23,9 @@ pub struct Charge {
     /// folds the journal does not know the settings of that time.
     pub day: i32,
     pub tenant_day: i32,
+    /// How far the tenant's limit by recipient looked back when this was charged; 0 without one, and then nothing is kept by
+    /// recipient for it.
+    pub recipient_window_s: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
