@@ -5,6 +5,7 @@ use flotilla_protocol::number::Msisdn;
 use serde::{Deserialize, Serialize};
 
 use crate::Micros;
+use crate::fact::recipient_hash;
 use crate::route::{Priority, Route};
 
 /// Which single gateway a client has asked for.
@@ -46,6 +47,8 @@ pub struct Candidate {
     pub segments: u8,
     /// The text is not GSM-7.
     pub unicode: bool,
+    /// The sender that the message names, by [`sender_hash`].
+    pub sender: Option<u64>,
     /// The route that could not send it before: taken only when the message is pinned to it.
     pub avoid: Option<Route>,
     /// Since when it could have gone (monotonic): patience with the first steps of its plan counts from there.
@@ -55,11 +58,18 @@ pub struct Candidate {
     pub spent: Micros,
 }
 
+/// What stands for a sender's name or number in a [`Candidate`]: without case, spaces at its ends and a leading `+`.
+pub fn sender_hash(sender: &str) -> u64 {
+    let sender = sender.trim().trim_start_matches('+');
+    sender.chars().flat_map(char::to_lowercase).fold(0, |hash, c| recipient_hash(hash ^ u64::from(c)))
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
     Take(Route, Why),
     /// No route that messages of this target and class may use has room now. The target is served again when one has, or at
-    /// this time (monotonic) at the latest.
+    /// this time (monotonic) at the latest. With a time it may be this message's own patience with a step that is busy: one at
+    /// the head of another lane that has waited longer may find room in a later step.
     Wait {
         until_ms: Option<u64>,
     },

@@ -2,6 +2,7 @@
 //! and when it is started again, so that they are exact over restarts and hand-overs.
 
 use flotilla_protocol::id::TenantId;
+use flotilla_protocol::number::Region;
 use flotilla_protocol::wire::ErrorClass;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,8 @@ pub enum Fact {
         route: Route,
         at_ms: u64,
         outcome: Outcome,
+        /// The recipient's country, for what is learned by destination.
+        region: Option<Region>,
     },
 }
 

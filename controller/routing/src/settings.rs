@@ -67,7 +67,7 @@ pub struct Price {
 }
 
 /// One SIM or provider sender, as the choice needs it: resolved from presets, the tenant's defaults, and its own settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSettings {
     pub limits: Limits,
     /// Shared by all SIMs of the device, or all senders of the account.
@@ -85,13 +85,35 @@ pub struct RouteSettings {
     pub countries: Vec<Box<str>>,
     /// Calling prefixes (`25571`) of its own network, for the carrier match.
     pub own_prefixes: Vec<Box<str>>,
-    /// What a provider's sender is called towards recipients; a message that names another sender cannot use it.
+    /// What recipients see as the sender; a message that names another one cannot use it. A SIM without it shows its own
+    /// number, so messages that name a sender pass it by; a provider's sender without it shows whatever a message names.
     pub sender: Option<Box<str>>,
     pub unicode: bool,
     /// Held back until a person confirms it: another card is in the slot.
     pub held: bool,
-    /// 0 to 100: the share of new work beside equals. 100 unless set.
+    /// 0 to 100: the share of new work beside equals. 100 unless set; 0 only when nothing else fits.
     pub weight: u8,
+}
+
+impl Default for RouteSettings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            device_limits: Limits::default(),
+            windows: Vec::new(),
+            timezone: "".into(),
+            warm_up: None,
+            price: Price::default(),
+            network: None,
+            pools: SmallVec::new(),
+            countries: Vec::new(),
+            own_prefixes: Vec::new(),
+            sender: None,
+            unicode: true,
+            held: false,
+            weight: 100,
+        }
+    }
 }
 
 /// What a tenant has set about all its messages.
