@@ -16,4 +16,5 @@ pub use gsm7::{Language, Shift};
 pub use plan::{EncodeError, EncodeOptions, Encoding, Plan, plan, plan_body, plan_data};
 pub use reassemble::{Event, Joined, Limits, Reassembler};
 pub use segment::{Content, Payload, Segment, body_segments, data_segments, segments};
+pub use smart::simplified;
 pub use udh::{Concatenation, Ports, Udh};

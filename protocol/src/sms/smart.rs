@@ -18,6 +18,13 @@ pub(super) fn replacement(c: char) -> Option<&'static str> {
     })
 }
 
+/// The text as a `smart` plan sends it, for those who hand on text and not segments.
+pub fn simplified(text: &str) -> String {
+    let mut simple = String::with_capacity(text.len());
+    for_each_char(text, true, |c| simple.push(c));
+    simple
+}
+
 /// Calls `each` for every character of `text`, replaced where `smart` asks for it.
 pub(super) fn for_each_char(text: &str, smart: bool, mut each: impl FnMut(char)) {
     for c in text.chars() {

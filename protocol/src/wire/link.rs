@@ -319,6 +319,8 @@ pub enum ErrorDomain {
     Android,
     /// Flotilla's own.
     Device,
+    /// An online provider's. They have texts as codes, so `code` is 0 and `text` begins with the code, up to the first `: `.
+    Provider,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -253,6 +253,10 @@ fn failure_of(error: &SendError) -> Failure {
         ErrorDomain::TpStatus => "tp-status",
         ErrorDomain::Android => "android",
         ErrorDomain::Device => "device",
+        ErrorDomain::Provider => {
+            let (code, text) = error.text.split_once(": ").unwrap_or((&error.text, ""));
+            return Failure { class: error.class, code: code.into(), text: text.into() };
+        }
     };
     let code = format!("{domain}-{}", error.code);
     Failure { class: error.class, code: code.into(), text: error.text.as_str().into() }
