@@ -15,6 +15,7 @@ pub mod domain;
 pub mod fleet;
 pub mod follow;
 pub mod gateway;
+pub mod net_guard;
 pub mod peer;
 pub mod secrets;
 pub mod shard;

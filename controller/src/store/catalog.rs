@@ -48,6 +48,7 @@ value_from! {
     flotilla_protocol::id::KeyId => |v| Self::Blob(v.to_bytes().to_vec());
     flotilla_protocol::id::MessageId => |v| Self::Blob(v.to_bytes().to_vec());
     flotilla_protocol::id::InboundId => |v| Self::Blob(v.to_bytes().to_vec());
+    flotilla_protocol::id::ProviderId => |v| Self::Blob(v.to_bytes().to_vec());
 }
 
 impl<const N: usize> From<[u8; N]> for Value {
@@ -111,6 +112,7 @@ value_into! {
     flotilla_protocol::id::KeyId, "an id", Value::Blob(v) => id_bytes(v).map(Self::from_bytes);
     flotilla_protocol::id::MessageId, "an id", Value::Blob(v) => id_bytes(v).map(Self::from_bytes);
     flotilla_protocol::id::InboundId, "an id", Value::Blob(v) => id_bytes(v).map(Self::from_bytes);
+    flotilla_protocol::id::ProviderId, "an id", Value::Blob(v) => id_bytes(v).map(Self::from_bytes);
 }
 
 fn id_bytes(bytes: &[u8]) -> Option<[u8; 16]> {
