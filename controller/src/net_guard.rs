@@ -24,7 +24,9 @@ pub enum GuardError {
     NoHost,
     #[error("leave user and password out of the address")]
     Userinfo,
-    #[error("{host} is an address of a private network; a controller connects to those only when its own settings allow it")]
+    #[error(
+        "{host} is an address of a private network; a controller connects to those only when its own settings allow it"
+    )]
     Private { host: String },
 }
 
@@ -149,17 +151,59 @@ mod tests {
     #[test]
     fn special_addresses_are_not_public() {
         for text in [
-            "0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "127.8.8.8", "169.254.169.254", "172.16.0.1",
-            "172.31.255.255", "192.0.0.8", "192.0.2.1", "192.168.1.1", "198.18.0.1", "198.51.100.1", "203.0.113.9",
-            "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::7f00:1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
-            "64:ff9b::a00:1", "64:ff9b:1::1", "fc00::1", "fd12::1", "fe80::1", "fec0::1", "ff02::1", "2001::1",
-            "2001:db8::1", "2002:7f00:1::", "2002:a00:1::", "3fff::1", "100::1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.9",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "2001::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "2002:a00:1::",
+            "3fff::1",
+            "100::1",
         ] {
             assert!(!is_public(text.parse().unwrap()), "{text}");
         }
         for text in [
-            "1.1.1.1", "8.8.8.8", "100.63.0.1", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "198.20.0.1",
-            "223.255.255.1", "2606:4700::1111", "2a00:1450::1", "2001:4860::8888", "64:ff9b::808:808", "2002:808:808::",
+            "1.1.1.1",
+            "8.8.8.8",
+            "100.63.0.1",
+            "100.128.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "198.20.0.1",
+            "223.255.255.1",
+            "2606:4700::1111",
+            "2a00:1450::1",
+            "2001:4860::8888",
+            "64:ff9b::808:808",
+            "2002:808:808::",
             "::ffff:8.8.8.8",
         ] {
             assert!(is_public(text.parse().unwrap()), "{text}");
@@ -176,8 +220,15 @@ mod tests {
         assert_eq!(check("https://u:p@example.com"), Err(GuardError::Userinfo));
         // The parser makes one form of all spellings.
         for text in [
-            "http://127.0.0.1", "http://127.1", "http://0x7f000001", "http://2130706433", "http://[::1]:80",
-            "http://[::ffff:127.0.0.1]", "http://localhost", "http://LOCALHOST.:1", "http://a.localhost",
+            "http://127.0.0.1",
+            "http://127.1",
+            "http://0x7f000001",
+            "http://2130706433",
+            "http://[::1]:80",
+            "http://[::ffff:127.0.0.1]",
+            "http://localhost",
+            "http://LOCALHOST.:1",
+            "http://a.localhost",
             "http://169.254.169.254/latest/meta-data",
         ] {
             assert!(matches!(check(text), Err(GuardError::Private { .. })), "{text}");
