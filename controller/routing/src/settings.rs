@@ -57,10 +57,10 @@ pub struct WarmUp {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Price {
-    /// Millionths of the tenant's currency.
+    /// In the tenant's currency, such as `"0.0125"`.
     pub per_segment: Micros,
     /// By ISO 3166 country of the recipient.
-    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub by_country: std::collections::BTreeMap<Box<str>, Micros>,
     /// Segments of a calendar month that are paid with the plan.
     pub bundle_per_month: Option<u32>,
