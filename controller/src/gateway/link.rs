@@ -67,6 +67,14 @@ impl Connection {
         }
     }
 
+    /// Grows with whatever comes from the other side, acknowledgements too, where the transport tells.
+    pub(super) fn heard(&self) -> Option<u64> {
+        match self {
+            Self::Quic(connection) => Some(connection.stats().udp_rx.datagrams),
+            Self::Tcp(_) => None,
+        }
+    }
+
     /// The one stream, once the device has opened it; `None` when it leaves instead.
     pub(super) async fn stream(&self) -> Option<(Sender, Receiver)> {
         match self {

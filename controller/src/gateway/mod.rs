@@ -35,6 +35,7 @@ mod reader;
 mod registry;
 mod renewal;
 mod session;
+mod silence;
 mod supervisor;
 mod sweeper;
 mod tcp;

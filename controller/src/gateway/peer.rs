@@ -16,6 +16,7 @@ use super::link::{Connection, Transport};
 use super::outbox::{Outbox, Pushed};
 use super::ports::ShardDoor;
 use super::session;
+use super::silence::Silence;
 use crate::ca::DeviceIdentity;
 use crate::shard::{DeviceSink, Link, RouteSim};
 
@@ -50,6 +51,7 @@ struct State {
     /// What the device has said of each slot last, in its inventory or in telemetry.
     states: Vec<(u8, SimState)>,
     accepts_work: bool,
+    silence: Silence,
     telemetry: Option<Box<Telemetry>>,
     ussd: Vec<(u32, oneshot::Sender<Result<String, String>>)>,
     ussd_last: u32,
@@ -113,6 +115,7 @@ impl Peer {
             sims: new.sims,
             states: new.states,
             accepts_work: new.accepts_work,
+            silence: Silence::default(),
             telemetry: None,
             ussd: Vec::new(),
             ussd_last: 0,
@@ -248,18 +251,41 @@ impl Peer {
             let mut state = self.state.lock();
             state.sims.clone_from(&sims);
             state.states = states;
-            state.accepts_work
+            state.takes_work()
         };
         self.shard.device_changed(self.device(), self.session, sims, accepts_work);
     }
 
     pub(super) fn set_accepts_work(&self, accepts_work: bool) {
-        let sims = {
+        let (sims, takes_work) = {
             let mut state = self.state.lock();
             state.accepts_work = accepts_work;
-            state.sims.clone()
+            (state.sims.clone(), state.takes_work())
         };
-        self.shard.device_changed(self.device(), self.session, sims, accepts_work);
+        self.shard.device_changed(self.device(), self.session, sims, takes_work);
+    }
+
+    /// Something is being written to the device.
+    pub(super) fn wrote(&self, now_ms: u64) {
+        if let Connection::Quic(_) = &self.connection {
+            self.state.lock().silence.wrote(now_ms, || self.connection.heard().unwrap_or(0));
+        }
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.state.lock().silence.is_watched()
+    }
+
+    /// Takes work from a device that hears nothing, and lets it have some again.
+    pub(super) fn listen(&self, now_ms: u64) {
+        let Some(heard) = self.connection.heard() else { return };
+        let (silent, sims, takes_work) = {
+            let mut state = self.state.lock();
+            let Some(silent) = state.silence.look(now_ms, heard) else { return };
+            (silent, state.sims.clone(), state.takes_work())
+        };
+        tracing::info!(device = %self.device(), silent, "a device has gone silent, or is heard again");
+        self.shard.device_changed(self.device(), self.session, sims, takes_work);
     }
 
     /// Keeps it for the API; a SIM that has become ready, or has ceased to be, changes the routes.
@@ -278,7 +304,7 @@ impl Peer {
                 }
             }
             state.telemetry = Some(Box::new(telemetry));
-            changed.then(|| (state.sims.clone(), state.accepts_work))
+            changed.then(|| (state.sims.clone(), state.takes_work()))
         };
         if let Some((sims, accepts_work)) = changed {
             self.shard.device_changed(self.device(), self.session, sims, accepts_work);
@@ -335,6 +361,12 @@ impl Peer {
             states: state.states.clone(),
             telemetry: state.telemetry.clone(),
         }
+    }
+}
+
+impl State {
+    fn takes_work(&self) -> bool {
+        self.accepts_work && !self.silence.is_silent()
     }
 }
 

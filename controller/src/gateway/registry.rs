@@ -99,6 +99,11 @@ impl Registry {
         inner.peers.values().chain(&inner.superseded).filter(busy).cloned().collect()
     }
 
+    /// Sessions of which something is expected, for the sweeper.
+    pub(super) fn watched(&self) -> Vec<Arc<Peer>> {
+        self.inner.lock().peers.values().filter(|peer| peer.is_watched()).cloned().collect()
+    }
+
     pub(super) fn take_left(&self) -> Vec<(DeviceId, u64)> {
         std::mem::take(&mut self.inner.lock().left)
     }

@@ -106,9 +106,11 @@ impl Actor for Session {
 async fn flush(myself: &ActorRef<Message>, state: &mut State) -> Result<(), ActorProcessingErr> {
     loop {
         let peer = &state.ending.peer;
-        let (next, frames) = peer.outbox.next(state.ending.context.clock.now().mono_ms)?;
+        let now_ms = state.ending.context.clock.now().mono_ms;
+        let (next, frames) = peer.outbox.next(now_ms)?;
         match next {
             Next::Write(bytes) => {
+                peer.wrote(now_ms);
                 metrics::counter!("flotilla_frames_out_total").increment(frames as u64);
                 if !state.send.write(bytes).await {
                     // The connection is lost, or the device reads no more.

@@ -1,5 +1,5 @@
 //! One task for what would otherwise be a timer in each session: cuts those that do not read their last words, or nothing
-//! at all, and writes now and then who was seen.
+//! at all, notices those that have gone silent, and writes now and then who was seen.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,9 @@ pub(super) async fn run(context: Arc<Context>) {
         ticks.tick().await;
         let now_ms = context.clock.now().mono_ms;
         cut(&context, now_ms);
+        for peer in context.sessions.watched() {
+            peer.listen(now_ms);
+        }
         write_left(&context).await;
         if now_ms.saturating_sub(seen_ms) >= SEEN_EVERY_MS {
             seen_ms = now_ms;

@@ -18,6 +18,7 @@ mod enrolment;
 mod links;
 mod load;
 mod restart;
+mod silence;
 mod tcp;
 
 use std::net::{Ipv4Addr, SocketAddr};
