@@ -10,10 +10,13 @@
 //! | `account` | an account's settings: secrets, fields, base address; their check |
 //! | `errors` | the makers' codes and what they mean, one table each |
 //! | `http_call` | a request and an answer, as values |
+//! | `makers` | the makers of HTTP services, and what they share |
 
 pub mod account;
+mod errors;
 pub mod http_call;
 pub mod maker;
+pub mod makers;
 
 pub use account::{Account, FieldError};
 pub use http_call::{Answer, Call, Callback};
