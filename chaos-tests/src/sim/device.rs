@@ -385,6 +385,7 @@ pub(super) fn routes(device: usize, sims: &[SimInfo]) -> Vec<RouteSim> {
         sim: sim(device, info.slot),
         depth: info.depth,
         ready: info.state == SimState::Ready,
+        settings: Default::default(),
     };
     sims.iter().map(route).collect()
 }

@@ -87,6 +87,7 @@ pub(super) fn shard_deps(stores: &Stores, followers: &Followers, clock: &Arc<dyn
         followers: followers.all.clone(),
         clock: Arc::clone(clock),
         settings: ShardSettings::default(),
+        routing: Arc::new(crate::shard::Defaults),
         lag_events_max: LAG_EVENTS_MAX,
     }
 }

@@ -11,6 +11,7 @@ use flotilla_cluster::{Member, NodeName};
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Body, TextEncoding};
+use flotilla_routing::choice::Why;
 use tokio_util::sync::CancellationToken;
 
 use super::report::{Report, median};
@@ -131,6 +132,7 @@ impl Node {
             followers: Followers::new([rows, stats], Leads::none(journal.shards())),
             clock: Arc::new(SystemClock),
             settings: ShardSettings::default(),
+            routing: Arc::new(crate::shard::Defaults),
             lag_events_max: u64::MAX,
         };
         let member = Member {
@@ -206,6 +208,10 @@ fn submission(n: u64) -> Submission {
         campaign: "friday".into(),
         tags: Vec::new(),
         client_ref: None,
+        sender: None,
+        plan: None,
+        max_cost: None,
+        callback_url: None,
     }
 }
 
@@ -213,12 +219,13 @@ fn life(n: u64, in_flight: bool) -> Vec<Event> {
     let submission = submission(n);
     let at_ms = submission.accepted_ms;
     let device = (n % 50) as u8;
-    let route = Route { device: DeviceId::new(1, [device; 10]), sim: SimId::new(1, [device; 10]) };
+    let route = Route::sim(DeviceId::new(1, [device; 10]), SimId::new(1, [device; 10]));
     let changed = Changed {
         message: submission.id,
         tenant: submission.tenant,
         facts: Facts::of(&submission),
-        change: Change::Dispatched { attempt: 1, route, session: 1 },
+        change: Change::Dispatched { attempt: 1, route, session: 1, why: Why::default() },
+        charge: None,
     };
     let accepted = EventKind::Accepted(Box::new(Accepted { submission, idempotency: None }));
     let mut events = vec![Event { at_ms, kind: accepted }];

@@ -167,7 +167,14 @@ pub(super) struct Message {
     flash: bool,
     device: Option<String>,
     sim: Option<String>,
+    provider: Option<String>,
+    sender: Option<String>,
     only_by: Option<String>,
+    from: Option<String>,
+    route: Option<String>,
+    max_cost: Option<String>,
+    #[serde(default)]
+    cost: String,
     attempts: u64,
     #[serde(default)]
     campaign: String,
@@ -198,12 +205,30 @@ impl Failure {
 }
 
 #[derive(Deserialize)]
+struct Why {
+    rule: Option<String>,
+    step: u64,
+    score: u64,
+    because: String,
+}
+
+impl Why {
+    fn text(&self) -> String {
+        let rule = self.rule.as_ref().map(|rule| format!(", rule {rule}")).unwrap_or_default();
+        format!("{}, step {}, score {}{rule}", self.because, self.step, self.score)
+    }
+}
+
+#[derive(Deserialize)]
 struct Step {
     at: String,
     state: String,
     attempt: u64,
     device: Option<String>,
     sim: Option<String>,
+    provider: Option<String>,
+    sender: Option<String>,
+    why: Option<Why>,
     segment: Option<u64>,
     error: Option<Failure>,
 }
@@ -238,6 +263,12 @@ impl Message {
             ("attempts", self.attempts.to_string()),
             ("device", one_of(self.device)),
             ("sim", one_of(self.sim)),
+            ("provider", one_of(self.provider)),
+            ("sender", one_of(self.sender)),
+            ("from", one_of(self.from)),
+            ("route", one_of(self.route)),
+            ("max cost", one_of(self.max_cost)),
+            ("cost", self.cost),
             ("only by", one_of(self.only_by)),
             ("campaign", self.campaign),
             ("tags", self.tags.join(", ")),
@@ -265,13 +296,16 @@ impl Message {
             Column::Whole("state"),
             Column::Number("attempt"),
             Column::Cut("error"),
-            Column::Cut("device"),
-            Column::Cut("sim"),
+            Column::Cut("device or provider"),
+            Column::Cut("sim or sender"),
+            Column::Cut("why"),
         ];
         let cells = |step: &Step| {
             let error = step.error.as_ref().map(Failure::text).unwrap_or_default();
-            let (device, sim) = (step.device.clone().unwrap_or_default(), step.sim.clone().unwrap_or_default());
-            vec![screen.time(&step.at), step.what(), step.attempt(), error, device, sim]
+            let gateway = step.device.as_ref().or(step.provider.as_ref()).cloned().unwrap_or_default();
+            let route = step.sim.as_ref().or(step.sender.as_ref()).cloned().unwrap_or_default();
+            let why = step.why.as_ref().map(Why::text).unwrap_or_default();
+            vec![screen.time(&step.at), step.what(), step.attempt(), error, gateway, route, why]
         };
         screen.table(&columns, self.trace.iter().map(cells))
     }
@@ -283,7 +317,7 @@ impl Message {
             if step.attempt > 0 {
                 line.push_str(&format!("  attempt {}", step.attempt));
             }
-            if let Some(sim) = &step.sim {
+            if let Some(sim) = step.sim.as_ref().or(step.sender.as_ref()) {
                 line.push_str(&format!("  {}", clean(sim)));
             }
             if let Some(error) = &step.error {

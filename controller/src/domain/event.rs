@@ -6,6 +6,8 @@
 use flotilla_protocol::address::Address;
 use flotilla_protocol::id::{DeviceId, InboundId, MessageId, SimId, TenantId};
 use flotilla_protocol::number::{Msisdn, Region};
+use flotilla_routing::choice::Why;
+use flotilla_routing::fact::Charge;
 use serde::{Deserialize, Serialize};
 
 use super::message::{Failure, Priority, Route, Submission};
@@ -49,6 +51,8 @@ pub struct Changed {
     pub tenant: TenantId,
     pub facts: Facts,
     pub change: Change,
+    /// The attempt's segments have left with this change, or may have: once per attempt.
+    pub charge: Option<Charge>,
 }
 
 /// What followers need to know of a message to count its changes.
@@ -79,21 +83,23 @@ pub enum Change {
     /// `scheduled -> queued`: its time has come.
     Due,
     /// `queued -> dispatching`: the intent, durable before the frame leaves.
-    Dispatched { attempt: u16, route: Route, session: u64 },
-    /// `dispatching | unknown -> queued`: this attempt has not reached the network and never will, or may be repeated.
-    Returned { attempt: u16, route: Route, why: Failure, retry_ms: u64 },
+    Dispatched { attempt: u16, route: Route, session: u64, why: Why },
+    /// `dispatching | unknown | sent -> queued`: this attempt has not reached its recipient and never will, or may be repeated.
+    /// `undelivered`: it had left, and the network has given it up.
+    Returned { attempt: u16, route: Route, why: Failure, retry_ms: u64, undelivered: bool },
     /// `dispatching -> unknown`, or `unknown` once more when it becomes final: `lost` says that the device has reported that
     /// it does not know either. Without it the device's next list of what it holds can still clear the doubt.
     Doubted { attempt: u16, route: Route, lost: bool },
-    /// `dispatching | unknown -> sent`. The time is the device's, held between the dispatch and now.
-    Sent { attempt: u16, route: Route, sent_ms: u64 },
+    /// `dispatching | unknown -> sent`. The time is the device's, held between the dispatch and now; `took_ms` is how long after
+    /// its dispatch that was.
+    Sent { attempt: u16, route: Route, sent_ms: u64, took_ms: u64 },
     /// One of several segments is delivered, others are missing; the state stays.
     SegmentDelivered { attempt: u16, route: Route, segment: u8 },
     /// `sent -> delivered`: the report of the last missing segment, instead of its `SegmentDelivered`. `sent_ms` as in `Sent`,
     /// which always comes before: where the delivery report was the first sign of life, both are written together.
     Delivered { attempt: u16, route: Route, sent_ms: u64, delivered_ms: u64 },
-    /// `-> failed`.
-    Failed { attempt: u16, route: Option<Route>, why: Failure },
+    /// `-> failed`. `undelivered`: it had left, and the network has given it up.
+    Failed { attempt: u16, route: Option<Route>, why: Failure, undelivered: bool },
     /// `-> expired`: validity over, by state: never sent, in doubt, or sent without a delivery report.
     Expired { attempt: u16, route: Option<Route>, why: Failure },
     /// `-> cancelled`.

@@ -1,27 +1,16 @@
 //! A message as it was asked for, and the states it goes through.
 
-use flotilla_protocol::id::{DeviceId, MessageId, SimId, TenantId};
+use flotilla_protocol::id::{MessageId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Body, ErrorClass, TextEncoding};
+use flotilla_routing::Micros;
 use serde::{Deserialize, Serialize};
+
+pub use flotilla_routing::choice::Pin;
+pub use flotilla_routing::route::{Priority, Route, RouteKind};
 
 /// A message has at most this many segments, so that the delivered ones fit a `u32`.
 pub const SEGMENTS_MAX: u8 = 32;
-
-/// Classes of service, served strictly in this order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Priority {
-    Urgent,
-    High,
-    #[default]
-    Normal,
-    Bulk,
-}
-
-impl Priority {
-    pub const ALL: [Self; 4] = [Self::Urgent, Self::High, Self::Normal, Self::Bulk];
-}
 
 /// What to do with an attempt that may or may not have reached the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,15 +21,6 @@ pub enum Duplicates {
     Never,
     /// At least once: go on after the lease.
     Allowed,
-}
-
-/// Which routes a message may take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Pin {
-    #[default]
-    Any,
-    Sim(SimId),
-    Device(DeviceId),
 }
 
 /// What a client asked for, checked and complete. Never changes.
@@ -66,6 +46,14 @@ pub struct Submission {
     pub campaign: Box<str>,
     pub tags: Vec<Box<str>>,
     pub client_ref: Option<Box<str>>,
+    /// The sender name or number that the recipient is to see: routes that cannot show it are left out.
+    pub sender: Option<Box<str>>,
+    /// The plan that the client has named; otherwise the tenant's rules choose one.
+    pub plan: Option<Box<str>>,
+    /// What all attempts together may cost.
+    pub max_cost: Option<Micros>,
+    /// Where its events go, beside the tenant's webhooks.
+    pub callback_url: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -132,13 +120,6 @@ impl MessageState {
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.code() == code)
     }
-}
-
-/// One SIM of one device: what an attempt is made on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Route {
-    pub device: DeviceId,
-    pub sim: SimId,
 }
 
 /// Why an attempt or a message did not succeed.

@@ -1,5 +1,8 @@
 //! A message with its history: what a row holds, what the API shows, what a new leader starts from.
 
+use flotilla_routing::Micros;
+use flotilla_routing::choice::Why;
+use flotilla_routing::fact::Charge;
 use serde::{Deserialize, Serialize};
 
 use super::event::Change;
@@ -28,6 +31,10 @@ pub struct MessageRecord {
     pub updated_ms: u64,
     /// Every transition. Bounded by what a shard allows a message: attempts, and segments of each.
     pub trace: Vec<Step>,
+    /// What its attempts have cost.
+    pub cost: Micros,
+    /// The last attempt is charged: its segments have left, or may have.
+    pub charged: bool,
 }
 
 /// One transition of a message.
@@ -42,12 +49,15 @@ pub struct Step {
     pub segment: Option<u8>,
     /// When it happened by the device's account (Unix ms), for `sent` and `delivered`.
     pub device_ms: Option<u64>,
+    /// Why this route was chosen, for a dispatch.
+    pub why: Option<Why>,
 }
 
 impl MessageRecord {
     pub fn accepted(submission: Submission, at_ms: u64, order: (u64, u32)) -> Self {
         let state = if submission.due_ms > at_ms { MessageState::Scheduled } else { MessageState::Queued };
-        let first = Step { at_ms, state, attempt: 0, route: None, failure: None, segment: None, device_ms: None };
+        let first =
+            Step { at_ms, state, attempt: 0, route: None, failure: None, segment: None, device_ms: None, why: None };
         Self {
             next_try_ms: submission.due_ms,
             submission,
@@ -63,11 +73,19 @@ impl MessageRecord {
             failure: None,
             updated_ms: at_ms,
             trace: vec![first],
+            cost: Micros::ZERO,
+            charged: false,
         }
     }
 
     pub fn is_open(&self) -> bool {
         !self.state.is_final()
+    }
+
+    /// The last attempt's segments have left, or may have.
+    pub fn charge(&mut self, charge: &Charge) {
+        self.cost = self.cost.saturating_add(charge.cost);
+        self.charged = true;
     }
 
     /// Takes one change of the journal. Which changes may follow which is decided before they are written, not here.
@@ -80,21 +98,25 @@ impl MessageRecord {
             failure: None,
             segment: None,
             device_ms: None,
+            why: None,
         };
         match change {
             Change::Due => self.state = MessageState::Queued,
-            Change::Dispatched { attempt, route, session } => {
+            Change::Dispatched { attempt, route, session, why } => {
                 self.state = MessageState::Dispatching;
                 self.attempt = *attempt;
                 self.route = Some(*route);
                 self.session = *session;
                 self.segments_delivered = 0;
                 self.lost = false;
+                self.charged = false;
                 step.route = Some(*route);
+                step.why = Some(why.clone());
             }
             Change::Returned { route, why, retry_ms, .. } => {
                 self.state = MessageState::Queued;
                 self.next_try_ms = *retry_ms;
+                self.sent_ms = None;
                 self.failure = Some(why.clone());
                 step.route = Some(*route);
                 step.failure = Some(why.clone());

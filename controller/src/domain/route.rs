@@ -273,7 +273,7 @@ impl RouteTable {
             }
         }
         match best {
-            Some(sim) => Choice::Take(Route { device, sim: sim.sim }),
+            Some(sim) => Choice::Take(Route::sim(device, sim.sim)),
             None if unfit => Choice::Unfit,
             None => Choice::Wait,
         }
@@ -286,7 +286,7 @@ impl RouteTable {
         for sim in online.sims.iter().filter(|sim| !is_paused(&self.pauses, sim.sim)) {
             for (kind, rotation) in turns.iter_mut().enumerate() {
                 if online.has_room(sim, kind) {
-                    rotation.add(Route { device, sim: sim.sim });
+                    rotation.add(Route::sim(device, sim.sim));
                 }
             }
         }
@@ -358,7 +358,7 @@ mod tests {
         let mut table = table();
         online(&mut table, 1, 2, &[(1, true)]);
         fill(&mut table, Priority::Normal, Pin::Any);
-        let route = Route { device: device(1), sim: sim(1) };
+        let route = Route::sim(device(1), sim(1));
         table.release(route);
         table.release(route);
         table.release(route);
@@ -370,7 +370,7 @@ mod tests {
         let mut table = table();
         online(&mut table, 1, 4, &[(1, true), (2, true)]);
         let of = |table: &mut RouteTable, pin| table.choose(&candidate(Priority::Normal, pin, None));
-        let route = |n| Choice::Take(Route { device: device(1), sim: sim(n) });
+        let route = |n| Choice::Take(Route::sim(device(1), sim(n)));
         assert_eq!(of(&mut table, Pin::Sim(sim(2))), route(2));
         assert_eq!(of(&mut table, Pin::Sim(sim(9))), Choice::Wait);
         assert_eq!(of(&mut table, Pin::Device(device(9))), Choice::Wait);
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(choose(&mut table, Pin::Device(device(1))), Choice::Unfit);
         assert!(matches!(choose(&mut table, Pin::Sim(sim(1))), Choice::Take(_)));
         online(&mut table, 2, 4, &[(2, true)]);
-        assert_eq!(choose(&mut table, Pin::Any), Choice::Take(Route { device: device(2), sim: sim(2) }));
+        assert_eq!(choose(&mut table, Pin::Any), Choice::Take(Route::sim(device(2), sim(2))));
     }
 
     #[test]

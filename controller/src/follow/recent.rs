@@ -7,7 +7,7 @@ use std::sync::Arc;
 use flotilla_protocol::id::{MessageId, ShardId};
 use rustc_hash::FxHashMap;
 
-use crate::domain::event::Change;
+use crate::domain::event::Changed;
 use crate::domain::record::MessageRecord;
 use crate::store::Upsert;
 
@@ -68,9 +68,14 @@ impl Recent {
     }
 
     /// False when the message is not here.
-    pub(super) fn change(&mut self, message: MessageId, at_ms: u64, change: &Change) -> bool {
+    pub(super) fn change(&mut self, at_ms: u64, changed: &Changed) -> bool {
+        let message = changed.message;
         let Some(slot) = self.slots.get_mut(&message) else { return false };
-        Arc::make_mut(&mut slot.record).apply(at_ms, change);
+        let record = Arc::make_mut(&mut slot.record);
+        record.apply(at_ms, &changed.change);
+        if let Some(charge) = &changed.charge {
+            record.charge(charge);
+        }
         if !slot.dirty {
             slot.dirty = true;
             self.dirty.push(message);
@@ -116,7 +121,12 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_routing::Micros;
+    use flotilla_routing::choice::Why;
+    use flotilla_routing::fact::Charge;
+
     use super::*;
+    use crate::domain::event::{Change, Facts};
     use crate::follow::testing::{route, submission, tenant};
 
     #[test]
@@ -125,22 +135,36 @@ mod tests {
         let message = submission(tenant(1), 1_000, [1; 10]);
         let id = message.id;
         let on = route(1);
+        let (facts, tenant) = (Facts::of(&message), message.tenant);
+        let changed = |change, charge| Changed { message: id, tenant, facts: facts.clone(), change, charge };
+        let charge = Charge {
+            route: on,
+            segments: 1,
+            at_ms: 1_002,
+            recipient: 7,
+            cost: Micros(30),
+            day: 1,
+            tenant_day: 1,
+            recipient_window_s: 0,
+        };
         recent.accept(ShardId(0), MessageRecord::accepted(message, 1_000, (1, 0)));
-        assert!(recent.change(id, 1_001, &Change::Dispatched { attempt: 1, route: on, session: 1 }));
-        assert!(recent.change(id, 1_002, &Change::Sent { attempt: 1, route: on, sent_ms: 1_002 }));
+        let dispatched = Change::Dispatched { attempt: 1, route: on, session: 1, why: Why::default() };
+        assert!(recent.change(1_001, &changed(dispatched, None)));
+        let sent = Change::Sent { attempt: 1, route: on, sent_ms: 1_002, took_ms: 1 };
+        assert!(recent.change(1_002, &changed(sent, Some(charge))));
         let writes = recent.to_write();
         assert_eq!(writes.len(), 1);
         assert!(writes[0].new);
-        assert_eq!(writes[0].record.trace.len(), 3);
+        assert_eq!((writes[0].record.trace.len(), writes[0].record.cost), (3, Micros(30)));
 
         recent.written();
         assert!(recent.has(id) && recent.to_write().is_empty(), "open, so it stays for its next change");
         let delivered = Change::Delivered { attempt: 1, route: on, sent_ms: 1_002, delivered_ms: 1_003 };
-        assert!(recent.change(id, 1_003, &delivered));
+        assert!(recent.change(1_003, &changed(delivered, None)));
         let writes = recent.to_write();
         assert!(writes.len() == 1 && !writes[0].new);
         recent.written();
         assert!(!recent.has(id), "final, so it goes");
-        assert!(!recent.change(id, 1_004, &Change::Cancelled));
+        assert!(!recent.change(1_004, &changed(Change::Cancelled, None)));
     }
 }

@@ -128,7 +128,7 @@ impl RowsFollower {
                     recent.accept(shard, MessageRecord::accepted(submission.clone(), event.at_ms, order));
                 }
                 EventKind::Changed(changed) => {
-                    if !recent.change(changed.message, event.at_ms, &changed.change) {
+                    if !recent.change(event.at_ms, changed) {
                         // Only after the journal had lost batches (`missed`).
                         tracing::error!(message = %changed.message, %shard, seq = batch.seq, "a change of a message that is not there");
                     }

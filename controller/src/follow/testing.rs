@@ -8,6 +8,7 @@ use flotilla_protocol::address::Address;
 use flotilla_protocol::id::{DeviceId, Epoch, InboundId, MessageId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Body, ErrorClass, TextEncoding};
+use flotilla_routing::choice::Why;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
@@ -32,7 +33,7 @@ pub(crate) fn tenant(n: u8) -> TenantId {
 }
 
 pub(crate) fn route(n: u8) -> Route {
-    Route { device: DeviceId::new(1, [n; 10]), sim: SimId::new(1, [n; 10]) }
+    Route::sim(DeviceId::new(1, [n; 10]), SimId::new(1, [n; 10]))
 }
 
 pub(crate) fn failure(code: &str) -> Failure {
@@ -58,6 +59,10 @@ pub(crate) fn submission(tenant: TenantId, at_ms: u64, random: [u8; 10]) -> Subm
         campaign: "".into(),
         tags: Vec::new(),
         client_ref: None,
+        sender: None,
+        plan: None,
+        max_cost: None,
+        callback_url: None,
     }
 }
 
@@ -67,7 +72,13 @@ pub(crate) fn accepted(submission: Submission) -> Event {
 }
 
 pub(crate) fn changed(submission: &Submission, at_ms: u64, change: Change) -> Event {
-    let changed = Changed { message: submission.id, tenant: submission.tenant, facts: Facts::of(submission), change };
+    let changed = Changed {
+        message: submission.id,
+        tenant: submission.tenant,
+        facts: Facts::of(submission),
+        change,
+        charge: None,
+    };
     Event { at_ms, kind: EventKind::Changed(changed) }
 }
 
@@ -144,23 +155,28 @@ fn random_changes(record: &MessageRecord, at_ms: u64, rng: &mut StdRng) -> Vec<C
     match record.state {
         MessageState::Scheduled if dice < 8 => vec![Change::Due],
         MessageState::Queued if dice < 8 => {
-            vec![Change::Dispatched { attempt: attempt + 1, route: route(rng.random_range(0..4)), session: 7 }]
+            vec![Change::Dispatched {
+                attempt: attempt + 1,
+                route: route(rng.random_range(0..4)),
+                session: 7,
+                why: Why::default(),
+            }]
         }
         MessageState::Scheduled | MessageState::Queued if dice < 9 => vec![Change::Cancelled],
         MessageState::Scheduled | MessageState::Queued => vec![Change::Expired { attempt, route: None, why }],
         MessageState::Dispatching | MessageState::Unknown => match dice {
-            0..2 => vec![Change::Returned { attempt, route: on, why, retry_ms: at_ms }],
+            0..2 => vec![Change::Returned { attempt, route: on, why, retry_ms: at_ms, undelivered: false }],
             2 if !record.lost => vec![Change::Doubted { attempt, route: on, lost: rng.random() }],
-            3 => vec![Change::Failed { attempt, route: Some(on), why }],
+            3 => vec![Change::Failed { attempt, route: Some(on), why, undelivered: false }],
             4 if record.submission.segments == 1 => {
-                vec![Change::Sent { attempt, route: on, sent_ms }, delivered(sent_ms)]
+                vec![Change::Sent { attempt, route: on, sent_ms, took_ms: 0 }, delivered(sent_ms)]
             }
-            _ => vec![Change::Sent { attempt, route: on, sent_ms }],
+            _ => vec![Change::Sent { attempt, route: on, sent_ms, took_ms: 0 }],
         },
         _ => {
             let next = record.segments_delivered.count_ones() as u8;
             match dice {
-                0 => vec![Change::Failed { attempt, route: Some(on), why }],
+                0 => vec![Change::Failed { attempt, route: Some(on), why, undelivered: false }],
                 1 => vec![Change::Expired { attempt, route: Some(on), why }],
                 _ if next + 1 < record.submission.segments => {
                     vec![Change::SegmentDelivered { attempt, route: on, segment: next }]

@@ -18,6 +18,7 @@ use super::ports::ShardDoor;
 use super::session;
 use super::silence::Silence;
 use crate::ca::DeviceIdentity;
+use crate::domain::message::RouteKind;
 use crate::shard::{DeviceSink, Link, RouteSim};
 
 /// A radio works on a few attempts at most; what a device claims beyond is not granted.
@@ -236,6 +237,7 @@ impl Peer {
     pub(super) fn link(&self, window: u16, epoch_seen: Epoch) -> Link {
         let state = self.state.lock();
         Link {
+            kind: RouteKind::Sim,
             device: self.device(),
             tenant: self.tenant(),
             session: self.session,
@@ -288,7 +290,7 @@ impl Peer {
         self.shard.device_changed(self.device(), self.session, sims, takes_work);
     }
 
-    /// Keeps it for the API; a SIM that has become ready, or has ceased to be, changes the routes.
+    /// Keeps it for the API and gives it to the shard; a SIM that has become ready, or has ceased to be, changes the routes.
     pub(super) fn set_telemetry(&self, telemetry: Telemetry) {
         let changed = {
             let mut state = self.state.lock();
@@ -303,12 +305,13 @@ impl Peer {
                     changed = true;
                 }
             }
-            state.telemetry = Some(Box::new(telemetry));
+            state.telemetry = Some(Box::new(telemetry.clone()));
             changed.then(|| (state.sims.clone(), state.takes_work()))
         };
         if let Some((sims, accepts_work)) = changed {
             self.shard.device_changed(self.device(), self.session, sims, accepts_work);
         }
+        self.shard.telemetry(self.device(), self.session, telemetry);
     }
 
     /// Sends the request; the answer comes through the receiver.
@@ -391,7 +394,13 @@ pub(super) fn routes_of(sims: &[SimInfo], ids: &[(u8, SimId)]) -> Vec<RouteSim> 
     let route = |info: &SimInfo| {
         let (_, sim) = ids.iter().find(|(slot, _)| *slot == info.slot)?;
         let depth = info.depth.clamp(1, DEPTH_MAX);
-        Some(RouteSim { slot: info.slot, sim: *sim, depth, ready: info.state == SimState::Ready })
+        Some(RouteSim {
+            slot: info.slot,
+            sim: *sim,
+            depth,
+            ready: info.state == SimState::Ready,
+            settings: Arc::default(),
+        })
     };
     sims.iter().filter_map(route).collect()
 }

@@ -19,6 +19,7 @@ pub trait ShardDoor: Send + Sync + 'static {
     fn device_up(&self, link: Link, sink: Arc<dyn DeviceSink>);
     fn device_changed(&self, device: DeviceId, session: u64, sims: Vec<RouteSim>, accepts_work: bool);
     fn device_down(&self, device: DeviceId, session: u64);
+    fn telemetry(&self, device: DeviceId, session: u64, telemetry: Telemetry);
     fn reports(&self, device: DeviceId, session: u64, reports: Vec<Report>);
     fn held(&self, device: DeviceId, session: u64, held: Vec<Held>, last: bool);
 }
@@ -44,6 +45,10 @@ impl ShardDoor for ShardHandle {
 
     fn device_down(&self, device: DeviceId, session: u64) {
         ShardHandle::device_down(self, device, session);
+    }
+
+    fn telemetry(&self, device: DeviceId, session: u64, telemetry: Telemetry) {
+        ShardHandle::telemetry(self, device, session, telemetry);
     }
 
     fn reports(&self, device: DeviceId, session: u64, reports: Vec<Report>) {

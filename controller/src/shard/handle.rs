@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
-use flotilla_protocol::wire::{Down, Held, Report};
+use flotilla_protocol::wire::{Down, Held, Report, Telemetry};
+use flotilla_routing::settings::TenantRouting;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
@@ -177,6 +178,16 @@ impl ShardHandle {
 
     pub fn device_down(&self, device: DeviceId, session: u64) {
         self.inbox.device_down(device, session);
+    }
+
+    /// What the device tells about itself; the newest counts.
+    pub fn telemetry(&self, device: DeviceId, session: u64, telemetry: Telemetry) {
+        self.inbox.telemetry(device, session, telemetry);
+    }
+
+    /// A tenant has changed its settings. They outlive a restart of the actor.
+    pub fn set_tenant(&self, tenant: TenantId, routing: Arc<TenantRouting>) {
+        self.inbox.tenant(tenant, routing);
     }
 
     /// Reports in the order of the link, each one once.

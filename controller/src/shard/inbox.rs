@@ -4,6 +4,9 @@
 //! actor message each. Bounds: accepted messages hold permits; a device has at most its window of attempts under way, and
 //! its session reads no faster than its own limits allow.
 //!
+//! What tenants have set meanwhile, and what devices tell about their state, is kept too, the newest of each: the next actor
+//! gets it after what it starts from.
+//!
 //! The sessions are here because they outlive a restart of the actor. A new actor knows nothing of what the devices have
 //! told the old one, so every session is asked to tell it again ([`Down::Resume`]), and of what comes before the answer
 //! only that is let through which can be understood without it:
@@ -15,7 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
-use flotilla_protocol::wire::{Down, Held, Report};
+use flotilla_protocol::wire::{Down, Held, Report, Telemetry};
+use flotilla_routing::settings::TenantRouting;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
@@ -71,6 +75,8 @@ struct State {
     /// Called when `commands` stops being empty.
     wake: Option<Box<dyn Fn() + Send>>,
     sessions: FxHashMap<DeviceId, Session>,
+    /// The settings that tenants have changed under this leadership.
+    tenants: FxHashMap<TenantId, Arc<TenantRouting>>,
 }
 
 /// A device's link as its gateway session has described it.
@@ -84,6 +90,7 @@ struct Session {
     /// Lists of held attempts that the device was asked for, and those that it has completed.
     lists_asked: u32,
     lists_complete: u32,
+    telemetry: Option<Box<Telemetry>>,
 }
 
 impl Inbox {
@@ -94,6 +101,7 @@ impl Inbox {
             commands: Vec::new(),
             wake: None,
             sessions: FxHashMap::default(),
+            tenants: FxHashMap::default(),
         };
         Arc::new(Self { shard, epoch, serves: AtomicBool::new(false), changes, state: Mutex::new(state) })
     }
@@ -130,23 +138,31 @@ impl Inbox {
         std::mem::replace(&mut state.commands, rest)
     }
 
-    /// Opens for a new actor, and answers what it has to know first: the links that are up. Each device is asked to tell
+    /// Opens for a new actor, and answers what it has to know first: changed settings, and the links that are up. Each device is asked to tell
     /// again what it has told before.
     pub(super) fn open(&self, wake: Box<dyn Fn() + Send>) -> Vec<Input> {
         let mut state = self.state.lock();
         state.open = Ok(());
         state.commands.clear();
         state.wake = Some(wake);
-        let mut links = Vec::with_capacity(state.sessions.len());
+        let tenant = |(tenant, routing): (&TenantId, &Arc<TenantRouting>)| Input::Tenant {
+            tenant: *tenant,
+            routing: Arc::clone(routing),
+        };
+        let mut inputs: Vec<Input> = state.tenants.iter().map(tenant).collect();
         for session in state.sessions.values_mut() {
             session.lists_asked += 1;
             session.next = session.unacknowledged;
             session.sink.send(vec![Down::Resume]);
-            links.push(Input::DeviceUp(Box::new(session.link.clone())));
+            let (device, number) = (session.link.device, session.link.session);
+            inputs.push(Input::DeviceUp(Box::new(session.link.clone())));
+            if let Some(telemetry) = &session.telemetry {
+                inputs.push(Input::Telemetry { device, session: number, telemetry: telemetry.clone() });
+            }
         }
         drop(state);
         self.set_serves(true);
-        links
+        inputs
     }
 
     /// Nothing is taken any more; answers what waits.
@@ -185,7 +201,15 @@ impl Inbox {
             return;
         }
         let input = Input::DeviceUp(Box::new(link.clone()));
-        let session = Session { link, sink, next: None, unacknowledged: None, lists_asked: 1, lists_complete: 0 };
+        let session = Session {
+            link,
+            sink,
+            next: None,
+            unacknowledged: None,
+            lists_asked: 1,
+            lists_complete: 0,
+            telemetry: None,
+        };
         state.sessions.insert(session.link.device, session);
         state.push_input(input);
     }
@@ -205,6 +229,21 @@ impl Inbox {
         }
         state.sessions.remove(&device);
         state.push_input(Input::DeviceDown { device, session: number });
+    }
+
+    pub(super) fn telemetry(&self, device: DeviceId, number: u64, telemetry: Telemetry) {
+        let mut state = self.state.lock();
+        let Some(session) = state.session(device, number) else { return };
+        let telemetry = Box::new(telemetry);
+        session.telemetry = Some(telemetry.clone());
+        state.push_input(Input::Telemetry { device, session: number, telemetry });
+    }
+
+    /// The newest settings of a tenant; kept for every actor to come.
+    pub(super) fn tenant(&self, tenant: TenantId, routing: Arc<TenantRouting>) {
+        let mut state = self.state.lock();
+        state.tenants.insert(tenant, Arc::clone(&routing));
+        state.push_input(Input::Tenant { tenant, routing });
     }
 
     pub(super) fn reports(&self, device: DeviceId, number: u64, mut reports: Vec<Report>) {

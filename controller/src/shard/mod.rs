@@ -21,13 +21,31 @@ mod tests;
 
 use std::sync::Arc;
 
+use flotilla_protocol::id::ShardId;
+use flotilla_routing::settings::Tenants;
+use futures_util::future::{BoxFuture, ready};
+
 pub use handle::{AcceptError, Answer, DeviceSink, ShardError, ShardHandle};
 pub use registry::Shards;
 pub use supervisor::{ShardSupervisor, StartError};
 
 use crate::clock::Clock;
 use crate::follow::{Followers, RowsReader};
-use crate::store::Journal;
+use crate::store::{Journal, StoreError};
+
+/// Where a shard that starts finds what its tenants have set. Changes afterwards go to [`ShardHandle::set_tenant`].
+pub trait RoutingSource: Send + Sync + 'static {
+    fn tenants(&self, shard: ShardId) -> BoxFuture<'_, Result<Tenants, StoreError>>;
+}
+
+/// Every tenant has the defaults.
+pub struct Defaults;
+
+impl RoutingSource for Defaults {
+    fn tenants(&self, _shard: ShardId) -> BoxFuture<'_, Result<Tenants, StoreError>> {
+        Box::pin(ready(Ok(Tenants::default())))
+    }
+}
 
 /// What a shard stands on.
 #[derive(Clone)]
@@ -38,6 +56,7 @@ pub struct ShardDeps {
     pub followers: Followers,
     pub clock: Arc<dyn Clock>,
     pub settings: ShardSettings,
+    pub routing: Arc<dyn RoutingSource>,
     /// How many committed events the rows may be behind before new messages are refused.
     pub lag_events_max: u64,
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_protocol::id::{Epoch, ShardId};
+use flotilla_routing::settings::Tenants;
 use tokio::time::sleep;
 
 use super::ShardDeps;
@@ -29,10 +30,11 @@ pub(super) async fn restore(deps: &ShardDeps, shard: ShardId, epoch: Epoch) -> R
     let last_seq = deps.journal.take(shard, epoch).await?;
     deps.followers.lead(shard, epoch);
     deps.reader.caught_up(shard).await?;
-    Ok(restored(&**deps.reader.rows(), shard, epoch, last_seq).await?)
+    let tenants = deps.routing.tenants(shard).await?;
+    Ok(Restored { tenants, ..restored(&**deps.reader.rows(), shard, epoch, last_seq).await? })
 }
 
-/// What a machine starts from, by rows that contain everything up to `last_seq`.
+/// What a machine starts from, by rows that contain everything up to `last_seq`; without what tenants have set.
 pub async fn restored(rows: &dyn Rows, shard: ShardId, epoch: Epoch, last_seq: u64) -> Result<Restored, StoreError> {
     let mut in_flight = Vec::new();
     loop {
@@ -51,7 +53,7 @@ pub async fn restored(rows: &dyn Rows, shard: ShardId, epoch: Epoch, last_seq: u
         messages: count.messages,
     });
     let inbound = rows.inbound_positions(shard).await?;
-    Ok(Restored { shard, epoch, last_seq, in_flight, open: open.collect(), inbound })
+    Ok(Restored { shard, epoch, last_seq, in_flight, open: open.collect(), inbound, tenants: Tenants::default() })
 }
 
 /// Answers a read of the machine, trying until the store does. `None` for effects that are no reads.

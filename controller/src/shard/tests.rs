@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::clock::{Clock, TokioClock};
 use crate::domain::Now;
-use crate::domain::message::{Duplicates, MessageState, Pin, Priority, Submission};
+use crate::domain::message::{Duplicates, MessageState, Pin, Priority, RouteKind, Submission};
 use crate::domain::record::MessageRecord;
 use crate::follow::{FollowOptions, Followers, Leads, RowsFollower, follow};
 use crate::store::memory::{Fault, MemoryStore};
@@ -81,6 +81,7 @@ impl Node {
             followers,
             clock: shard_clock,
             settings: ShardSettings::default(),
+            routing: Arc::new(crate::shard::Defaults),
             lag_events_max,
         };
         let supervisor = ShardSupervisor::start(deps, coordinator).await.unwrap();
@@ -139,6 +140,10 @@ impl Node {
             campaign: "".into(),
             tags: vec![],
             client_ref: None,
+            sender: None,
+            plan: None,
+            max_cost: None,
+            callback_url: None,
         }
     }
 
@@ -215,8 +220,15 @@ impl FakeDevice {
             session,
             window: 8,
             epoch_seen: Epoch(0),
-            sims: vec![RouteSim { slot: 0, sim: SimId::from_bytes([1; 16]), depth: 1, ready: true }],
+            sims: vec![RouteSim {
+                slot: 0,
+                sim: SimId::from_bytes([1; 16]),
+                depth: 1,
+                ready: true,
+                settings: Arc::default(),
+            }],
             accepts_work: true,
+            kind: RouteKind::Sim,
         };
         node.handle().device_up(link, Arc::clone(&device) as Arc<dyn DeviceSink>);
         device

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Body, TextEncoding};
+use flotilla_routing::choice::Why;
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -357,6 +358,10 @@ impl Maker {
             campaign: "friday".into(),
             tags: Vec::new(),
             client_ref: Some(format!("order-{r:016x}").into()),
+            sender: None,
+            plan: None,
+            max_cost: None,
+            callback_url: None,
         }
     }
 
@@ -374,11 +379,11 @@ impl Maker {
 
 fn delivered(mut record: MessageRecord) -> MessageRecord {
     let n = (record.order.0 % 50) as u8;
-    let route = Route { device: DeviceId::new(1, [n; 10]), sim: SimId::new(1, [n; 10]) };
+    let route = Route::sim(DeviceId::new(1, [n; 10]), SimId::new(1, [n; 10]));
     let at = record.submission.accepted_ms;
     for (after, change) in [
-        (1, Change::Dispatched { attempt: 1, route, session: 7 }),
-        (900, Change::Sent { attempt: 1, route, sent_ms: at + 880 }),
+        (1, Change::Dispatched { attempt: 1, route, session: 7, why: Why::default() }),
+        (900, Change::Sent { attempt: 1, route, sent_ms: at + 880, took_ms: 0 }),
         (2_500, Change::Delivered { attempt: 1, route, sent_ms: at + 880, delivered_ms: at + 2_400 }),
     ] {
         record.apply(at + after, &change);

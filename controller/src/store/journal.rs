@@ -102,7 +102,7 @@ mod tests {
         let facts =
             Facts { accepted_ms: 1, segments: 1, priority: Priority::Normal, region: None, campaign: "".into() };
         let (message, tenant) = (MessageId::from_bytes([1; 16]), TenantId::from_bytes([1; 16]));
-        let kind = EventKind::Changed(Changed { message, tenant, facts, change: Change::Cancelled });
+        let kind = EventKind::Changed(Changed { message, tenant, facts, change: Change::Cancelled, charge: None });
         Batch { shard: ShardId(1), epoch: Epoch(epoch), seq, events: [Event { at_ms, kind }].into() }
     }
 

@@ -39,6 +39,7 @@ pub const CATALOG: &[Migration] = migrations![
     2 "0002_certificates",
     3 "0003_shared_ca",
     4 "0004_aggregate_snapshots",
+    5 "0005_shard_ledgers" breaks,
 ];
 
 /// How an engine calls the types.

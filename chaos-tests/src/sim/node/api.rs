@@ -162,6 +162,10 @@ impl Node {
             campaign: "".into(),
             tags: vec![],
             client_ref: None,
+            sender: None,
+            plan: None,
+            max_cost: None,
+            callback_url: None,
         }
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use flotilla_controller::domain::message::RouteKind;
 use flotilla_controller::domain::shard::Effect;
 use flotilla_controller::shard::{DeviceSink, Link as ShardLink, RouteSim};
 use flotilla_protocol::id::{DeviceId, ShardId};
@@ -218,6 +219,7 @@ impl Node {
             epoch_seen: hello.epoch_seen,
             sims: sims.clone(),
             accepts_work: true,
+            kind: RouteKind::Sim,
         };
         cx.log(|| format!("c{}: d{device} has session {}", self.number, self.mind.last_session));
         self.mind.sinks.lock().push((id, vec![Down::Welcome(welcome)]));

@@ -110,6 +110,10 @@ impl Checked {
             campaign: self.campaign,
             tags: self.tags,
             client_ref: self.client_ref,
+            sender: None,
+            plan: None,
+            max_cost: None,
+            callback_url: None,
         };
         if others.is_empty() {
             out.push(template);

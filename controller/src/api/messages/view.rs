@@ -1,14 +1,16 @@
 //! Messages as the API shows them.
 
 use data_encoding::BASE64;
-use flotilla_protocol::id::{DeviceId, InboundId, MessageId, SimId};
+use flotilla_protocol::id::{DeviceId, InboundId, MessageId, ProviderId, SenderId, SimId};
 use flotilla_protocol::wire::{Body, ErrorClass};
+use flotilla_routing::Micros;
+use flotilla_routing::choice::{Because, Why};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::time::Time;
 use crate::domain::event::Inbound;
-use crate::domain::message::{Duplicates, Failure, MessageState, Pin, Priority};
+use crate::domain::message::{Duplicates, Failure, MessageState, Pin, Priority, Route};
 use crate::domain::record::{MessageRecord, Step};
 
 /// A message and how far it has come.
@@ -47,9 +49,34 @@ pub struct MessageView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "sim_01kaqmpxm0e8xs6bhkrg5jrqzt")]
     pub sim: Option<SimId>,
+    /// The provider account of the last attempt, instead of a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "prv_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    pub provider: Option<ProviderId>,
+    /// Its sender, instead of a SIM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "snd_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    pub sender: Option<SenderId>,
     /// The SIM or device that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub only_by: Option<String>,
+    /// The sender name or number that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "BANK")]
+    pub from: Option<&'a str>,
+    /// The plan that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "sims-first")]
+    pub route: Option<&'a str>,
+    /// What it may cost, in the tenant's currency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "0.05")]
+    pub max_cost: Option<Micros>,
+    /// What its attempts have cost, in the tenant's currency.
+    #[schema(value_type = String, example = "0.012")]
+    pub cost: Micros,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<&'a str>,
     /// Attempts made so far.
     pub attempts: u16,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -109,11 +136,68 @@ pub struct StepView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub sim: Option<SimId>,
+    /// The provider account, instead of a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub provider: Option<ProviderId>,
+    /// Its sender, instead of a SIM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub sender: Option<SenderId>,
+    /// Why this route was chosen, for a dispatch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<WhyView<'a>>,
     /// The segment, for the report of a single one; counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<FailureView<'a>>,
+}
+
+/// Why a route was chosen.
+#[derive(Serialize, ToSchema)]
+#[schema(title = "Why")]
+pub struct WhyView<'a> {
+    /// The rule that chose the plan; none for the tenant's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "codes")]
+    pub rule: Option<&'a str>,
+    /// The step of the plan, from 1; 0 for a message that names its SIM or device.
+    #[schema(example = 1)]
+    pub step: u8,
+    /// The route's score, 0 to 100.
+    #[schema(example = 87)]
+    pub score: u8,
+    /// Routes of the step that had room.
+    #[schema(example = 12)]
+    pub room: u32,
+    /// `score`: the better one of two, or the only one; `sticky`: the recipient knows it; `pinned`: it was asked for; `probe`:
+    /// to see whether it works again; `learned`: drawn by what was delivered; `fallback`: the steps before it could not, or
+    /// kept the message waiting too long.
+    #[schema(example = "score")]
+    pub because: &'static str,
+}
+
+impl<'a> WhyView<'a> {
+    fn of(why: &'a Why) -> Self {
+        let because = match why.because {
+            Because::Score => "score",
+            Because::Sticky => "sticky",
+            Because::Pinned => "pinned",
+            Because::Probe => "probe",
+            Because::Learned => "learned",
+            Because::Fallback => "fallback",
+        };
+        Self { rule: why.rule.as_deref(), step: why.step, score: why.score, room: why.room, because }
+    }
+}
+
+fn sim_of(route: Option<Route>) -> Option<Route> {
+    route.filter(|route| !route.is_provider())
+}
+
+fn account_of(route: Option<Route>) -> Option<(ProviderId, SenderId)> {
+    route.and_then(|route| route.as_provider())
 }
 
 impl<'a> MessageView<'a> {
@@ -143,9 +227,16 @@ impl<'a> MessageView<'a> {
             priority: submission.priority,
             duplicates: submission.duplicates,
             flash: submission.flash,
-            device: record.route.map(|route| route.device),
-            sim: record.route.map(|route| route.sim),
+            device: sim_of(record.route).map(|route| route.device),
+            sim: sim_of(record.route).map(|route| route.sim),
+            provider: account_of(record.route).map(|(provider, _)| provider),
+            sender: account_of(record.route).map(|(_, sender)| sender),
             only_by,
+            from: submission.sender.as_deref(),
+            route: submission.plan.as_deref(),
+            max_cost: submission.max_cost,
+            cost: record.cost,
+            callback_url: submission.callback_url.as_deref(),
             attempts: record.attempt,
             campaign: &submission.campaign,
             tags: &submission.tags,
@@ -183,8 +274,11 @@ impl<'a> StepView<'a> {
             at: Time(step.at_ms),
             state: step.state.as_str(),
             attempt: step.attempt,
-            device: step.route.map(|route| route.device),
-            sim: step.route.map(|route| route.sim),
+            device: sim_of(step.route).map(|route| route.device),
+            sim: sim_of(step.route).map(|route| route.sim),
+            provider: account_of(step.route).map(|(provider, _)| provider),
+            sender: account_of(step.route).map(|(_, sender)| sender),
+            why: step.why.as_ref().map(WhyView::of),
             segment: step.segment.map(|segment| u16::from(segment) + 1),
             error: step.failure.as_ref().map(FailureView::of),
         }

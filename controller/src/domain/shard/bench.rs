@@ -1,15 +1,17 @@
 //! How long the machine takes for a message's whole life, without store and network: for `flotilla bench` and for whoever changes
 //! something on the way of every message.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Attempt, Body, Down, Report, ReportKind, TextEncoding};
+use flotilla_routing::settings::Tenants;
 
 use super::{AcceptRequest, Effect, Input, Link, Machine, Restored, RouteSim, ShardSettings};
 use crate::domain::Now;
-use crate::domain::message::{Duplicates, Pin, Priority, Submission};
+use crate::domain::message::{Duplicates, Pin, Priority, RouteKind, Submission};
 
 /// What [`bench_machine`] measured.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +34,15 @@ pub fn bench_machine(messages: usize) -> MachineBench {
     let settings =
         ShardSettings { queued_max: messages, sent_max: messages, look_up_ms: 0, ..ShardSettings::default() };
     let mut now = Now { unix_ms: 1_700_000_000_000, mono_ms: 1_000 };
-    let restored =
-        Restored { shard: ShardId(0), epoch: Epoch(1), last_seq: 0, in_flight: vec![], open: vec![], inbound: vec![] };
+    let restored = Restored {
+        shard: ShardId(0),
+        epoch: Epoch(1),
+        last_seq: 0,
+        in_flight: vec![],
+        open: vec![],
+        inbound: vec![],
+        tenants: Tenants::default(),
+    };
     let mut machine = Machine::new(settings, restored, now);
     let requests: Vec<AcceptRequest> = (0..messages / REQUEST).map(|n| request(n, now)).collect();
     let mut bench = MachineBench {
@@ -108,6 +117,10 @@ fn request(n: usize, now: Now) -> AcceptRequest {
         campaign: ["", "spring"][n % 2].into(),
         tags: Vec::new(),
         client_ref: None,
+        sender: None,
+        plan: None,
+        max_cost: None,
+        callback_url: None,
     };
     AcceptRequest { tenant, idempotency: None, submissions: (0..REQUEST).map(submission).collect() }
 }
@@ -115,7 +128,7 @@ fn request(n: usize, now: Now) -> AcceptRequest {
 fn connect(machine: &mut Machine, n: u64, now: Now) {
     let device = DeviceId::from_bytes(id16(3, n));
     let session = n + 1;
-    let sim = RouteSim { slot: 0, sim: SimId::from_bytes(id16(4, n)), depth: 2, ready: true };
+    let sim = RouteSim { slot: 0, sim: SimId::from_bytes(id16(4, n)), depth: 2, ready: true, settings: Arc::default() };
     let link = Link {
         device,
         tenant: TenantId::from_bytes([1; 16]),
@@ -124,6 +137,7 @@ fn connect(machine: &mut Machine, n: u64, now: Now) {
         epoch_seen: Epoch(0),
         sims: vec![sim],
         accepts_work: true,
+        kind: RouteKind::Sim,
     };
     machine.handle(Input::DeviceUp(Box::new(link)), now);
     machine.handle(Input::Held { device, session, held: Vec::new(), last: true }, now);

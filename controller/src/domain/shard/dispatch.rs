@@ -6,6 +6,7 @@
 
 use flotilla_protocol::id::{DeviceId, SimId};
 use flotilla_protocol::wire::{Attempt, Dispatch, Down, ErrorClass};
+use flotilla_routing::choice::Why;
 use smallvec::{SmallVec, smallvec};
 
 use super::fleet::{Flight, Grant};
@@ -128,7 +129,7 @@ impl Machine {
         }
         self.routes.occupy(route);
         self.post(route.device, Down::Dispatch(frame));
-        self.record(slot, Change::Dispatched { attempt: attempt.number, route, session }, now);
+        self.record(slot, Change::Dispatched { attempt: attempt.number, route, session, why: Why::default() }, now);
     }
 
     /// Grants what waits on a SIM, as far as it has places: these are known when the device has listed what it holds.
@@ -167,7 +168,7 @@ impl Machine {
         {
             sim.granted = sim.granted.saturating_sub(1);
         }
-        self.routes.release(Route { device: id, sim: flight.sim });
+        self.routes.release(Route::sim(id, flight.sim));
         self.grant(id, flight.sim, now);
         self.mark_routes(id, flight.sim);
         Some(flight)
@@ -198,10 +199,14 @@ impl Machine {
         if attempt >= ATTEMPTS_MAX {
             let why =
                 failure(why.class, "attempts-used-up", &format!("{ATTEMPTS_MAX} attempts; the last: {}", why.code));
-            return self.record(slot, Change::Failed { attempt, route: Some(route), why }, now);
+            return self.record(slot, Change::Failed { attempt, route: Some(route), why, undelivered: false }, now);
         }
         let lane = message.lane;
-        self.record(slot, Change::Returned { attempt, route, why, retry_ms: now.unix_ms + delay_ms }, now);
+        self.record(
+            slot,
+            Change::Returned { attempt, route, why, retry_ms: now.unix_ms + delay_ms, undelivered: false },
+            now,
+        );
         if delay_ms > 0 {
             self.sleep(slot, delay_ms, now);
         } else {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
-use flotilla_protocol::wire::{Attempt, Down};
+use flotilla_protocol::wire::{Attempt, Down, Telemetry};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -32,6 +32,8 @@ pub(super) struct Device {
     frames: Vec<Down>,
     /// It has something to drain.
     pub(super) touched: bool,
+    /// The newest on this link.
+    pub(super) telemetry: Option<Box<Telemetry>>,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,7 @@ impl Device {
             log: ReportLog::default(),
             frames: Vec::new(),
             touched: false,
+            telemetry: None,
         }
     }
 
@@ -117,6 +120,7 @@ impl Device {
         self.session = None;
         self.settled = false;
         self.frames.clear();
+        self.telemetry = None;
         self.sims.clear();
         self.log = ReportLog::default();
     }

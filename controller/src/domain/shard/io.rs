@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, SimId, TenantId};
-use flotilla_protocol::wire::{Down, Held, Report};
+use flotilla_protocol::wire::{Down, Held, Report, Telemetry};
+use flotilla_routing::settings::{RouteSettings, TenantRouting};
 
 use crate::domain::event::Event;
-use crate::domain::message::{MessageState, Priority, Submission};
+use crate::domain::message::{MessageState, Priority, RouteKind, Submission};
 use crate::domain::record::MessageRecord;
 
 /// A message's place in the order of its shard: journal sequence, index in the batch. `(0, 0)` is before all.
@@ -32,19 +33,21 @@ pub struct AcceptRequest {
     pub submissions: Vec<Submission>,
 }
 
-/// One SIM of a device that is online.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One SIM of a device that is online, or one sender of a provider account.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteSim {
     pub slot: u8,
     pub sim: SimId,
-    /// Attempts the radio can work on at once; taken as 1 at least.
+    /// Attempts the radio can work on at once; taken as 1 at least. A provider account works on its whole window at once.
     pub depth: u8,
     pub ready: bool,
+    pub settings: Arc<RouteSettings>,
 }
 
-/// A device's link is up: what the machine needs to know of it.
+/// A device's link is up: what the machine needs to know of it. A provider account takes the place of a device: see `kind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
+    pub kind: RouteKind,
     pub device: DeviceId,
     pub tenant: TenantId,
     /// Unique in this process, and growing.
@@ -86,6 +89,17 @@ pub enum Input {
     DeviceDown {
         device: DeviceId,
         session: u64,
+    },
+    /// What a device tells about its SIMs' state.
+    Telemetry {
+        device: DeviceId,
+        session: u64,
+        telemetry: Box<Telemetry>,
+    },
+    /// A tenant's settings, when they change.
+    Tenant {
+        tenant: TenantId,
+        routing: Arc<TenantRouting>,
     },
     Reports {
         device: DeviceId,

@@ -30,7 +30,7 @@ impl Machine {
         let flights: Vec<SimId> = device.flights.values().map(|flight| flight.sim).collect();
         self.routes.set_device(routes);
         for sim in flights {
-            self.routes.occupy(Route { device: id, sim });
+            self.routes.occupy(Route::sim(id, sim));
         }
     }
 
@@ -86,7 +86,7 @@ impl Machine {
         }
         match duplicates {
             Duplicates::Never if state == MessageState::Dispatching => {
-                let route = Route { device: id, sim: flight.sim };
+                let route = Route::sim(id, flight.sim);
                 self.record(slot, Change::Doubted { attempt: attempt.number, route, lost: false }, now);
             }
             Duplicates::Never => {}
@@ -168,7 +168,7 @@ impl Machine {
             }
         }
         if is_new {
-            self.routes.occupy(Route { device: id, sim });
+            self.routes.occupy(Route::sim(id, sim));
         }
         if wanted.is_none() {
             self.post(id, Down::Cancel { attempts: smallvec![attempt] });
@@ -223,7 +223,7 @@ impl Machine {
         self.messages.get(slot).is_some_and(|message| message.has(attempt))
     }
 
-    fn session_mut(&mut self, id: DeviceId, session: u64) -> Option<&mut Device> {
+    pub(super) fn session_mut(&mut self, id: DeviceId, session: u64) -> Option<&mut Device> {
         self.devices.get_mut(&id).filter(|device| device.session == Some(session))
     }
 }

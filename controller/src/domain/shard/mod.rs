@@ -33,12 +33,14 @@ mod reports;
 mod residency;
 mod settings;
 mod slots;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod timers;
 
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::Down;
+use flotilla_routing::settings::Tenants;
 use rustc_hash::FxHashMap;
 
 use super::Now;
@@ -81,6 +83,8 @@ pub struct Restored {
     pub open: Vec<OpenCount>,
     /// The position of the last inbound message of each device.
     pub inbound: Vec<(DeviceId, u64)>,
+    /// What the tenants have set; those without an entry have the defaults.
+    pub tenants: Tenants,
 }
 
 /// One shard.
@@ -112,6 +116,7 @@ pub struct Machine {
     /// before this machine's predecessor had committed.
     look_up_until_ms: u64,
     inbound: FxHashMap<DeviceId, u64>,
+    tenants: Tenants,
 }
 
 /// How many messages are open, in memory or not, by class and state.
@@ -163,6 +168,7 @@ impl Machine {
             undecided: FxHashMap::default(),
             look_up_until_ms: now.mono_ms + settings.look_up_ms,
             inbound: restored.inbound.into_iter().collect(),
+            tenants: restored.tenants,
             settings,
         };
         for count in &restored.open {
@@ -198,6 +204,8 @@ impl Machine {
             Input::Refilled { tenant, class, records } => self.refilled(tenant, class, records, now),
             Input::Due { records } => self.fetched_due(records, now),
             Input::Overdue { records } => self.fetched_overdue(records, now),
+            Input::Telemetry { device, session, telemetry } => self.telemetry(device, session, &telemetry, now),
+            Input::Tenant { tenant, routing } => self.set_tenant(tenant, routing, now),
             Input::Tick => {}
         }
         self.serve(now);
@@ -267,7 +275,7 @@ impl Machine {
             region: message.to.region(),
             campaign: key.campaign.clone(),
         };
-        let changed = Changed { message: message.id, tenant, facts, change };
+        let changed = Changed { message: message.id, tenant, facts, change, charge: None };
         self.events.push(Event { at_ms, kind: EventKind::Changed(changed) });
         let (after, stage_after) = (message.state, Stage::of(message));
         self.totals.remove(class, state);

@@ -100,7 +100,11 @@ impl Machine {
             }
             ReportKind::Undelivered { error, .. } if may_be_sent || message.state == MessageState::Sent => {
                 let why = failure_of(error);
-                self.record(slot, Change::Failed { attempt: attempt.number, route: Some(route), why }, now);
+                self.record(
+                    slot,
+                    Change::Failed { attempt: attempt.number, route: Some(route), why, undelivered: false },
+                    now,
+                );
             }
             _ => {}
         }
@@ -109,7 +113,7 @@ impl Machine {
     fn sent(&mut self, slot: Slot, route: Route, sent_ms: u64, now: Now) {
         let Some(message) = self.messages.get(slot) else { return };
         self.routes.succeeded(route.sim);
-        self.record(slot, Change::Sent { attempt: message.attempt, route, sent_ms }, now);
+        self.record(slot, Change::Sent { attempt: message.attempt, route, sent_ms, took_ms: 0 }, now);
     }
 
     fn not_sent(&mut self, slot: Slot, route: Route, reason: NotSent, now: Now) {
@@ -167,7 +171,7 @@ impl Machine {
                 if partly_sent {
                     why.text = format!("{segments_sent} segments had left; {}", why.text).into();
                 }
-                self.record(slot, Change::Failed { attempt, route: Some(route), why }, now);
+                self.record(slot, Change::Failed { attempt, route: Some(route), why, undelivered: false }, now);
             }
         }
     }

@@ -72,7 +72,7 @@ impl<'a> Contribution<'a> {
             at_ms: inbound.received_ms,
             counters: smallvec![(Counter::Inbound, 1)],
             latency: None,
-            route: Some(Route { device: inbound.device, sim: inbound.sim }),
+            route: Some(Route::sim(inbound.device, inbound.sim)),
             message: None,
             region: match &inbound.from {
                 Address::International(number) => number.region(),
@@ -256,6 +256,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use flotilla_routing::choice::Why;
+
     use super::*;
     use crate::follow::testing::{START_MS, accepted, changed, failure, lives, records, route, submission, tenant};
 
@@ -287,11 +289,11 @@ mod tests {
         (it.segments, it.campaign) = (2, "may".into());
         let (a, b) = (route(1), route(2));
         let changes = [
-            Change::Dispatched { attempt: 1, route: a, session: 1 },
+            Change::Dispatched { attempt: 1, route: a, session: 1, why: Why::default() },
             Change::Doubted { attempt: 1, route: a, lost: false },
-            Change::Returned { attempt: 1, route: a, why: failure("lease-over"), retry_ms: 0 },
-            Change::Dispatched { attempt: 2, route: b, session: 1 },
-            Change::Sent { attempt: 2, route: b, sent_ms: START_MS + 700 },
+            Change::Returned { attempt: 1, route: a, why: failure("lease-over"), retry_ms: 0, undelivered: false },
+            Change::Dispatched { attempt: 2, route: b, session: 1, why: Why::default() },
+            Change::Sent { attempt: 2, route: b, sent_ms: START_MS + 700, took_ms: 0 },
             Change::SegmentDelivered { attempt: 2, route: b, segment: 1 },
             Change::Delivered { attempt: 2, route: b, sent_ms: START_MS + 700, delivered_ms: START_MS + 1_900 },
         ];

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use flotilla_protocol::id::{DeviceId, Epoch, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
+use flotilla_routing::choice::Why;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -51,7 +52,7 @@ impl Load {
         let tenant_number = u32::from(owner.to_bytes()[15]);
         let device = self.rng.random_range(0..DEVICES / u32::from(TENANTS)) * u32::from(TENANTS) + tenant_number;
         let id = |n: u32| [&[0; 6][..], &n.to_be_bytes()].concat().try_into().unwrap();
-        let route = Route { device: DeviceId::new(1, id(device)), sim: SimId::new(1, id(device)) };
+        let route = Route::sim(DeviceId::new(1, id(device)), SimId::new(1, id(device)));
         let mut it = submission(owner, at_ms, self.rng.random());
         it.campaign = format!("campaign-{}", self.rng.random_range(0..20)).into();
         it.to = Msisdn::from_u64([255_712_345_678, 447_712_345_678][usize::from(self.rng.random::<bool>())]).unwrap();
@@ -59,8 +60,8 @@ impl Load {
         let delivered_ms = sent_ms + self.rng.random_range(500..60_000);
         [
             accepted(it.clone()),
-            changed(&it, at_ms + 1, Change::Dispatched { attempt: 1, route, session: 1 }),
-            changed(&it, sent_ms, Change::Sent { attempt: 1, route, sent_ms }),
+            changed(&it, at_ms + 1, Change::Dispatched { attempt: 1, route, session: 1, why: Why::default() }),
+            changed(&it, sent_ms, Change::Sent { attempt: 1, route, sent_ms, took_ms: 0 }),
             changed(&it, delivered_ms, Change::Delivered { attempt: 1, route, sent_ms, delivered_ms }),
         ]
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use flotilla_protocol::id::{DeviceId, InboundId, MessageId, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, InboundId, MessageId, ProviderId, SenderId, SimId, TenantId};
 use flotilla_protocol::wire::ErrorClass;
 use serde::{Serialize, Serializer};
 
@@ -26,10 +26,14 @@ pub(super) fn render(tenant: TenantId, event: &Event) -> Option<(&'static str, B
         EventKind::Changed(changed) if changed.tenant == tenant => {
             let (kind, state, step) = of_change(&changed.change)?;
             let data = MessageData::new(changed.message, event.at_ms, state, &changed.facts.campaign);
+            let account = step.route.and_then(|route| route.as_provider());
+            let sim = step.route.filter(|route| !route.is_provider());
             let data = MessageData {
                 attempt: step.attempt,
-                device: step.route.map(|route| route.device),
-                sim: step.route.map(|route| route.sim),
+                device: sim.map(|route| route.device),
+                sim: sim.map(|route| route.sim),
+                provider: account.map(|(provider, _)| provider),
+                sender: account.map(|(_, sender)| sender),
                 error: step.why.map(ErrorData::new),
                 ..data
             };
@@ -64,7 +68,7 @@ fn of_change(change: &Change) -> Option<(&'static str, MessageState, StepOf<'_>)
         // The state stays; the message tells how many of its segments are delivered.
         Change::SegmentDelivered { .. } => return None,
         Change::Delivered { attempt, route, .. } => ("message.delivered", MessageState::Delivered, on(attempt, route)),
-        Change::Failed { attempt, route, why } => {
+        Change::Failed { attempt, route, why, .. } => {
             ("message.failed", MessageState::Failed, StepOf { attempt: Some(*attempt), route: *route, why: Some(why) })
         }
         Change::Expired { attempt, route, why } => (
@@ -88,6 +92,10 @@ struct MessageData<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sim: Option<SimId>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<ProviderId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sender: Option<SenderId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorData<'a>>,
     #[serde(skip_serializing_if = "str::is_empty")]
     campaign: &'a str,
@@ -104,6 +112,8 @@ impl<'a> MessageData<'a> {
             attempt: None,
             device: None,
             sim: None,
+            provider: None,
+            sender: None,
             error: None,
             campaign,
             client_ref: None,

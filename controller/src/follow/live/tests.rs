@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flotilla_protocol::id::{EnrollmentId, Epoch, ShardId, TenantId};
 use flotilla_protocol::wire::Telemetry;
+use flotilla_routing::choice::Why;
 use futures_util::{Stream, StreamExt};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -61,16 +62,24 @@ async fn the_steps_of_a_message_are_told_without_number_or_text() {
     let on = route(3);
     let why = failure("cms-38");
     let changes = [
-        (Change::Dispatched { attempt: 1, route: on, session: 9 }, "message.dispatched", "dispatching"),
+        (
+            Change::Dispatched { attempt: 1, route: on, session: 9, why: Why::default() },
+            "message.dispatched",
+            "dispatching",
+        ),
         (Change::Doubted { attempt: 1, route: on, lost: false }, "message.unknown", "unknown"),
-        (Change::Returned { attempt: 1, route: on, why: why.clone(), retry_ms: 0 }, "message.queued", "queued"),
-        (Change::Sent { attempt: 2, route: on, sent_ms: START_MS }, "message.sent", "sent"),
+        (
+            Change::Returned { attempt: 1, route: on, why: why.clone(), retry_ms: 0, undelivered: false },
+            "message.queued",
+            "queued",
+        ),
+        (Change::Sent { attempt: 2, route: on, sent_ms: START_MS, took_ms: 0 }, "message.sent", "sent"),
         (
             Change::Delivered { attempt: 2, route: on, sent_ms: START_MS, delivered_ms: START_MS },
             "message.delivered",
             "delivered",
         ),
-        (Change::Failed { attempt: 2, route: None, why: why.clone() }, "message.failed", "failed"),
+        (Change::Failed { attempt: 2, route: None, why: why.clone(), undelivered: false }, "message.failed", "failed"),
         (Change::Expired { attempt: 2, route: Some(on), why }, "message.expired", "expired"),
         (Change::Cancelled, "message.cancelled", "cancelled"),
     ];

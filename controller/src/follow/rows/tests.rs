@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flotilla_protocol::id::Epoch;
+use flotilla_routing::choice::Why;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
@@ -83,7 +84,7 @@ async fn whoever_was_answered_finds_the_message() {
         if n % 10 == 0 {
             let listed = reader.list(ours, MessageFilter::default(), all()).await.unwrap();
             assert_eq!(listed.items.len(), usize::from(n));
-            let change = Change::Dispatched { attempt: 1, route: route(1), session: 1 };
+            let change = Change::Dispatched { attempt: 1, route: route(1), session: 1, why: Why::default() };
             leader.commit(vec![changed(&message, 2_000, change), changed(&message, 2_001, Change::Cancelled)]).await;
             assert_eq!(reader.get(ours, message.id).await.unwrap().unwrap().state, MessageState::Cancelled);
         }
@@ -285,14 +286,26 @@ async fn nothing_is_added_twice_when_a_former_leader_still_writes() {
     let batches = |after: u64| stores.journal.read(shard, after, usize::MAX);
     former.apply(&batches(0).await.unwrap()[0]).await.unwrap();
     former.flush().await.unwrap();
-    leader.commit(vec![changed(&message, 2_000, Change::Dispatched { attempt: 1, route: route(1), session: 1 })]).await;
+    leader
+        .commit(vec![changed(
+            &message,
+            2_000,
+            Change::Dispatched { attempt: 1, route: route(1), session: 1, why: Why::default() },
+        )])
+        .await;
     former.apply(&batches(1).await.unwrap()[0]).await.unwrap();
 
     // The next leader begins where the rows are. Then what its predecessor had in memory is written after all.
     let mut next = RowsFollower::open(Arc::clone(&stores.rows)).await.unwrap();
     next.gained(&[(shard, Epoch(2))]).await.unwrap();
     former.flush().await.unwrap();
-    leader.commit(vec![changed(&message, 3_000, Change::Sent { attempt: 1, route: route(1), sent_ms: 3_000 })]).await;
+    leader
+        .commit(vec![changed(
+            &message,
+            3_000,
+            Change::Sent { attempt: 1, route: route(1), sent_ms: 3_000, took_ms: 0 },
+        )])
+        .await;
     while next.position(shard) < leader.last {
         for batch in batches(next.position(shard)).await.unwrap() {
             next.apply(&batch).await.unwrap();

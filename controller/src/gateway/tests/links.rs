@@ -51,7 +51,10 @@ async fn a_link_carries_reports_up_and_frames_down_in_order(over: Transport) {
     let (mut link, welcome) = LinkClient::up(world.at(), &device).await;
     let up = session_of(&world, device.device).await;
     assert_eq!((up.tenant, up.window, up.accepts_work), (world.tenant, 32, true));
-    assert_eq!(up.sims, [RouteSim { slot: 0, sim: welcome.sims[0].1, depth: 1, ready: true }]);
+    assert_eq!(
+        up.sims,
+        [RouteSim { slot: 0, sim: welcome.sims[0].1, depth: 1, ready: true, settings: std::sync::Arc::default() }]
+    );
 
     let mut bytes = BytesMut::new();
     for frame in [report(1), report(2), Up::Holding { held: vec![], last: true }, report(3)] {
@@ -243,7 +246,7 @@ async fn a_revoked_device_is_cut_off_and_stays_out(over: Transport) {
     let deny = DenyList::load(&*world.parts.catalog, now_s).await.unwrap();
     let identity = DeviceIdentity::of_certificate(&device.chain_der[0], world.parts.ca.trust_domain()).unwrap();
     assert!(deny.holds(&identity));
-    let parts = Parts { deny: Arc::default(), ..world.parts.clone() };
+    let parts = Parts { deny: std::sync::Arc::default(), ..world.parts.clone() };
     let dir = tempfile::tempdir().unwrap();
     let elsewhere = start(World::config(&dir, 0, Limits::default()), parts).await.unwrap();
     assert_eq!(LinkClient::refused(elsewhere.local_addr(), &device, hello()).await, Refusal::Revoked);

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_cluster::NodeName;
 use flotilla_protocol::id::{Epoch, TenantId};
-use flotilla_protocol::wire::{Held, Report};
+use flotilla_protocol::wire::{Held, Report, Telemetry};
 use rcgen::KeyPair;
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -64,6 +64,7 @@ enum Note {
     Up(Link),
     Changed { device: DeviceId, session: u64, sims: Vec<RouteSim>, accepts_work: bool },
     Down { device: DeviceId, session: u64 },
+    Telemetry { device: DeviceId, session: u64, sims: usize },
     Reports { device: DeviceId, session: u64, positions: Vec<u64> },
     Held { device: DeviceId, session: u64, held: usize, last: bool },
     Event(FleetEvent),
@@ -136,6 +137,10 @@ impl ShardDoor for Notes {
     fn device_down(&self, device: DeviceId, session: u64) {
         self.sinks.lock().retain(|(number, _)| *number != session);
         self.take(Note::Down { device, session });
+    }
+
+    fn telemetry(&self, device: DeviceId, session: u64, telemetry: Telemetry) {
+        self.take(Note::Telemetry { device, session, sims: telemetry.sims.len() });
     }
 
     fn reports(&self, device: DeviceId, session: u64, reports: Vec<Report>) {

@@ -4,6 +4,7 @@ use flotilla_protocol::address::Address;
 use flotilla_protocol::id::{DeviceId, Epoch, InboundId, MessageId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Body, ErrorClass, TextEncoding};
+use flotilla_routing::choice::Why;
 
 use super::SHARDS;
 use crate::domain::event::{Accepted, Change, Event, EventKind, Inbound};
@@ -56,6 +57,10 @@ pub(crate) fn submission(tenant: TenantId, n: u64) -> Submission {
         campaign: "".into(),
         tags: Vec::new(),
         client_ref: None,
+        sender: None,
+        plan: None,
+        max_cost: None,
+        callback_url: None,
     }
 }
 
@@ -64,7 +69,7 @@ pub(crate) fn record(tenant: TenantId, n: u64) -> MessageRecord {
 }
 
 pub(crate) fn route(n: u8) -> Route {
-    Route { device: device(n), sim: sim(n) }
+    Route::sim(device(n), sim(n))
 }
 
 /// A record that went its way up to a state.
@@ -72,8 +77,8 @@ pub(crate) fn record_in(tenant: TenantId, n: u64, state: MessageState, on: Route
     let mut record = record(tenant, n);
     let at = T0 + n;
     let why = Failure { class: ErrorClass::Permanent, code: "cms-38".into(), text: "network out of order".into() };
-    let dispatched = Change::Dispatched { attempt: 1, route: on, session: 7 };
-    let sent = Change::Sent { attempt: 1, route: on, sent_ms: at + 2 };
+    let dispatched = Change::Dispatched { attempt: 1, route: on, session: 7, why: Why::default() };
+    let sent = Change::Sent { attempt: 1, route: on, sent_ms: at + 2, took_ms: 0 };
     let mut changes = vec![dispatched];
     match state {
         MessageState::Scheduled => {
@@ -89,7 +94,7 @@ pub(crate) fn record_in(tenant: TenantId, n: u64, state: MessageState, on: Route
             changes.push(sent);
             changes.push(Change::Delivered { attempt: 1, route: on, sent_ms: at + 2, delivered_ms: at + 5 });
         }
-        MessageState::Failed => changes.push(Change::Failed { attempt: 1, route: Some(on), why }),
+        MessageState::Failed => changes.push(Change::Failed { attempt: 1, route: Some(on), why, undelivered: false }),
         MessageState::Expired => changes.push(Change::Expired { attempt: 1, route: Some(on), why }),
         MessageState::Cancelled => changes = vec![Change::Cancelled],
     }

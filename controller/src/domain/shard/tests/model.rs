@@ -8,7 +8,7 @@ use flotilla_protocol::wire::{Attempt, Down, ErrorClass, Held, NotSent, Report, 
 use proptest::prelude::*;
 
 use super::rig::*;
-use crate::domain::message::{Duplicates, MessageState, Pin, Priority};
+use crate::domain::message::{Duplicates, MessageState, Pin, Priority, RouteKind};
 use crate::domain::route::{Candidate, Choice};
 use crate::domain::shard::residency::Stage;
 use crate::domain::shard::{Effect, Input, ShardSettings};
@@ -380,6 +380,7 @@ impl Model {
             epoch_seen: flotilla_protocol::id::Epoch(0),
             sims: vec![route],
             accepts_work,
+            kind: RouteKind::Sim,
         })));
     }
 

@@ -2,16 +2,18 @@
 //! are answered from them; a restart forgets everything else. After each step the machine's memory must equal the fold.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{
     Attempt, Body, Dispatch, Down, ErrorClass, ErrorDomain, Held, Report, ReportKind, SendError, TextEncoding,
 };
+use flotilla_routing::settings::Tenants;
 
 use crate::domain::Now;
 use crate::domain::event::{EventKind, Inbound};
-use crate::domain::message::{Duplicates, MessageState, Pin, Priority, Submission};
+use crate::domain::message::{Duplicates, MessageState, Pin, Priority, RouteKind, Submission};
 use crate::domain::record::{MessageRecord, Step};
 use crate::domain::shard::message::Message;
 use crate::domain::shard::{
@@ -35,7 +37,7 @@ pub(super) fn sim(n: u8) -> SimId {
 }
 
 pub(super) fn route_sim(n: u8, depth: u8) -> RouteSim {
-    RouteSim { slot: n % 2, sim: sim(n), depth, ready: true }
+    RouteSim { slot: n % 2, sim: sim(n), depth, ready: true, settings: Arc::default() }
 }
 
 pub(super) struct Rig {
@@ -80,6 +82,7 @@ impl Rig {
             in_flight: vec![],
             open: vec![],
             inbound: vec![],
+            tenants: Tenants::default(),
         };
         Self {
             machine: Machine::new(settings.clone(), restored, now),
@@ -246,6 +249,7 @@ impl Rig {
             in_flight: self.select(|r| matches!(r.state, MessageState::Dispatching | MessageState::Unknown)),
             open: counts.collect(),
             inbound: inbound.into_iter().collect(),
+            tenants: Tenants::default(),
         };
         self.machine = Machine::new(self.settings.clone(), restored, self.now);
         self.reads.clear();
@@ -302,6 +306,10 @@ impl Rig {
             campaign: "".into(),
             tags: vec![],
             client_ref: None,
+            sender: None,
+            plan: None,
+            max_cost: None,
+            callback_url: None,
         }
     }
 
@@ -358,6 +366,7 @@ impl Rig {
             epoch_seen: Epoch(self.epoch),
             sims: sims.to_vec(),
             accepts_work: true,
+            kind: RouteKind::Sim,
         })));
     }
 
