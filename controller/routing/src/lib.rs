@@ -7,10 +7,22 @@
 //! | `fact` | what the journal says about routes; the ledger and the health are folds of it |
 //! | `choice` | a message as the choice sees it, and what is chosen |
 //! | `money` | amounts |
+//! | `ledger` | what the facts of a shard add up to: charges by scope, health and circuit of each route |
+//! | `limits` | whether a scope has room, and when it will; send windows, warm-up |
+//! | `health` | how a route fares: its score and the reasons for it |
+//! | `circuit` | whether a route is used, rests, or is probed |
+//! | `presets` | limits of kinds of devices and of carriers |
+//! | `price` | what a message costs on a route |
 
 pub mod choice;
+pub mod circuit;
 pub mod fact;
+pub mod health;
+pub mod ledger;
+pub mod limits;
 pub mod money;
+pub mod presets;
+pub mod price;
 pub mod route;
 pub mod settings;
 

@@ -1,0 +1,188 @@
+//! Recipients, by the hash of their number: how many different ones a month has had, and when each had its last messages.
+//!
+//! Both are bounded, and beyond the bound they count too much, never too little.
+
+use rustc_hash::FxHashMap;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smallvec::SmallVec;
+
+use crate::settings::RecipientLimit;
+
+/// Different recipients of a month that are told apart, for each scope. A limit may not be greater.
+pub const RECIPIENTS_MAX: u32 = 2_048;
+/// Recipients of a tenant whose messages are followed for its limit by recipient. When so many have had messages inside the
+/// window, further ones wait until some leave it.
+pub const FOLLOWED_MAX: usize = 1_000_000;
+/// Messages of a recipient that are known: the greatest limit there is.
+const TIMES_MAX: usize = 100;
+/// How long a recipient waits before it is looked at again when too many are followed.
+const FULL_RETRY_MS: u64 = 60_000;
+
+/// A set that gives up its members when it is full: from then on each message counts as one to a new recipient. A limit stops
+/// a route before that, so only routes without one fill it, and they then need no memory for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Distinct {
+    /// Sorted.
+    known: Vec<u64>,
+    /// Messages since it was full.
+    more: u32,
+}
+
+impl Distinct {
+    pub(super) fn add(&mut self, recipient: u64) {
+        if self.more > 0 {
+            self.more = self.more.saturating_add(1);
+        } else if let Err(at) = self.known.binary_search(&recipient) {
+            if self.known.len() < RECIPIENTS_MAX as usize {
+                self.known.insert(at, recipient);
+            } else {
+                self.known = Vec::new();
+                self.more = 1;
+            }
+        }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        if self.more > 0 { RECIPIENTS_MAX.saturating_add(self.more) } else { self.known.len() as u32 }
+    }
+
+    pub(super) fn contains(&self, recipient: u64) -> bool {
+        self.known.binary_search(&recipient).is_ok()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredDistinct {
+    more: u32,
+    known: Vec<[u8; 8]>,
+}
+
+impl Serialize for Distinct {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let known = self.known.iter().map(|recipient| recipient.to_be_bytes()).collect();
+        StoredDistinct { more: self.more, known }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Distinct {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let stored = StoredDistinct::deserialize(deserializer)?;
+        let known: Vec<u64> = stored.known.into_iter().map(u64::from_be_bytes).collect();
+        if known.len() > RECIPIENTS_MAX as usize || !known.is_sorted_by(|a, b| a < b) {
+            return Err(D::Error::custom("recipients that are not a sorted set"));
+        }
+        Ok(Self { known, more: stored.more })
+    }
+}
+
+/// When the recipients of a tenant had their last messages, while the tenant has a limit by recipient.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Followed {
+    window_s: u32,
+    /// Unix seconds, rounded up, in order. Rounding up keeps each a moment longer than it counts.
+    times: FxHashMap<u64, Times>,
+    /// When lapsed entries were last cleared out because there were too many (Unix seconds).
+    cleared_s: u32,
+}
+
+type Times = SmallVec<[u32; 2]>;
+
+impl Followed {
+    pub(super) fn add(&mut self, recipient: u64, at_ms: u64, window_s: u32) {
+        self.window_s = window_s;
+        if window_s == 0 {
+            self.times = FxHashMap::default();
+            return;
+        }
+        let at_s = seconds_up(at_ms);
+        if self.times.len() >= FOLLOWED_MAX && at_s >= self.cleared_s.saturating_add((FULL_RETRY_MS / 1_000) as u32) {
+            self.cleared_s = at_s;
+            self.prune(at_ms);
+        }
+        let times = self.times.entry(recipient).or_default();
+        let at = times.partition_point(|time| *time <= at_s);
+        times.insert(at, at_s);
+        let passed = times.iter().take_while(|time| lapses_ms(**time, window_s) <= at_ms).count();
+        times.drain(..passed.max(times.len().saturating_sub(TIMES_MAX)).min(times.len() - 1));
+    }
+
+    /// When this recipient may have another message, with so many on their way to it. `None`: now.
+    pub(super) fn until(&self, recipient: u64, limit: RecipientLimit, in_flight: u32, now_ms: u64) -> Wait {
+        let messages = usize::from(limit.messages);
+        let Some(times) = self.times.get(&recipient) else {
+            return match in_flight as usize >= messages {
+                true => Wait::InFlight,
+                false if self.times.len() >= FOLLOWED_MAX => Wait::Until(now_ms + FULL_RETRY_MS),
+                false => Wait::No,
+            };
+        };
+        let inside = times.len() - times.partition_point(|time| lapses_ms(*time, limit.window_s) <= now_ms);
+        if inside >= messages {
+            // So many have to leave the window, the oldest first.
+            let leaving = times[times.len() - inside..].get(inside - messages);
+            return Wait::Until(leaving.map_or(now_ms, |time| lapses_ms(*time, limit.window_s)));
+        }
+        if inside + in_flight as usize >= messages { Wait::InFlight } else { Wait::No }
+    }
+
+    /// Drops recipients whose last message has left the window. Answers whether any are left.
+    pub(super) fn prune(&mut self, now_ms: u64) -> bool {
+        let window_s = self.window_s;
+        self.times.retain(|_, times| times.last().is_some_and(|last| lapses_ms(*last, window_s) > now_ms));
+        if self.times.capacity() > 64 && self.times.len() < self.times.capacity() / 4 {
+            self.times.shrink_to_fit();
+        }
+        !self.times.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.times.len()
+    }
+}
+
+/// Whether a recipient has to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    No,
+    /// Until something on its way has landed, or come back.
+    InFlight,
+    /// Unix ms.
+    Until(u64),
+}
+
+/// When a message of this second is outside the window, by the end of that second.
+fn lapses_ms(at_s: u32, window_s: u32) -> u64 {
+    (u64::from(at_s) + u64::from(window_s)) * 1_000
+}
+
+fn seconds_up(at_ms: u64) -> u32 {
+    u32::try_from(at_ms.div_ceil(1_000)).unwrap_or(u32::MAX)
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFollowed {
+    window_s: u32,
+    cleared_s: u32,
+    times: Vec<([u8; 8], Times)>,
+}
+
+impl Serialize for Followed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut times: Vec<_> = self.times.iter().map(|(key, times)| (key.to_be_bytes(), times.clone())).collect();
+        times.sort_unstable_by_key(|(key, _)| *key);
+        StoredFollowed { window_s: self.window_s, cleared_s: self.cleared_s, times }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Followed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let stored = StoredFollowed::deserialize(deserializer)?;
+        let valid = |times: &Times| !times.is_empty() && times.len() <= TIMES_MAX && times.is_sorted();
+        if !stored.times.iter().all(|(_, times)| valid(times)) {
+            return Err(D::Error::custom("times of a recipient that are not in order"));
+        }
+        let times = stored.times.into_iter().map(|(key, times)| (u64::from_be_bytes(key), times)).collect();
+        Ok(Self { window_s: stored.window_s, cleared_s: stored.cleared_s, times })
+    }
+}

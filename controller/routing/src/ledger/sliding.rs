@@ -1,0 +1,130 @@
+//! Segments of a sliding window: sixty slots, and one more, because a slot that is partly inside the window counts whole.
+//!
+//! Counting whole slots makes the count an upper bound of what the exact window holds, so a limit is never passed; room comes
+//! back at most one slot later than it could.
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Slots that a window covers.
+const WINDOW: u64 = 60;
+/// Slots that are kept: the window's, and the one that it is leaving.
+const KEPT: u64 = WINDOW + 1;
+
+/// The newest slots of `SLOT_MS` milliseconds each. Nothing is allocated before the first charge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sliding<const SLOT_MS: u64> {
+    ring: Option<Box<Ring>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ring {
+    /// The newest slot, counted from the Unix epoch.
+    newest: u64,
+    /// By slot number modulo [`KEPT`].
+    counts: [u32; KEPT as usize],
+}
+
+impl Ring {
+    fn at(&self, slot: u64) -> u32 {
+        self.counts[(slot % KEPT) as usize]
+    }
+
+    /// Slots from this one on which are kept, the oldest first.
+    fn since(&self, slot: u64) -> impl Iterator<Item = u64> + use<> {
+        slot.max((self.newest + 1).saturating_sub(KEPT))..=self.newest
+    }
+}
+
+impl<const SLOT_MS: u64> Sliding<SLOT_MS> {
+    pub(crate) const EMPTY: Self = Self { ring: None };
+
+    /// Charges that are older than everything kept count in the oldest slot. They are outside the window by then, or the clock
+    /// went back, and then they must not be lost; so at most one slot is counted for too long.
+    pub(crate) fn add(&mut self, at_ms: u64, segments: u32) {
+        let slot = at_ms / SLOT_MS;
+        let ring = self.ring.get_or_insert_with(|| Box::new(Ring { newest: slot, counts: [0; KEPT as usize] }));
+        if slot > ring.newest {
+            let cleared = (slot - ring.newest).min(KEPT);
+            for passed in slot + 1 - cleared..=slot {
+                ring.counts[(passed % KEPT) as usize] = 0;
+            }
+            ring.newest = slot;
+        }
+        let slot = slot.max((ring.newest + 1).saturating_sub(KEPT));
+        let count = &mut ring.counts[(slot % KEPT) as usize];
+        *count = count.saturating_add(segments);
+    }
+
+    /// Segments of the window that ends at this time. What is dated after it counts as well: a clock may have gone back.
+    pub(crate) fn used(&self, now_ms: u64) -> u32 {
+        let Some(ring) = &self.ring else { return 0 };
+        ring.since(first_inside::<SLOT_MS>(now_ms)).fold(0, |sum, slot| sum.saturating_add(ring.at(slot)))
+    }
+
+    /// The first time, from now on, at which no more than `allowed` segments are in the window, if nothing is added.
+    pub(crate) fn free_at(&self, now_ms: u64, allowed: u32) -> u64 {
+        let mut used = self.used(now_ms);
+        let Some(ring) = self.ring.as_ref().filter(|_| used > allowed) else { return now_ms };
+        // A sum that was cut off at the top would leave the window too early.
+        let exact = |slots: &mut dyn Iterator<Item = u64>| slots.map(|slot| u64::from(ring.at(slot))).sum::<u64>();
+        let mut left = exact(&mut ring.since(first_inside::<SLOT_MS>(now_ms)));
+        for slot in ring.since(first_inside::<SLOT_MS>(now_ms)) {
+            left -= u64::from(ring.at(slot));
+            used = u32::try_from(left).unwrap_or(u32::MAX);
+            if used <= allowed {
+                return (slot + KEPT) * SLOT_MS - 1;
+            }
+        }
+        (ring.newest + KEPT) * SLOT_MS - 1
+    }
+
+    /// Drops everything when the newest charge is older than this.
+    pub(crate) fn forget_before(&mut self, at_ms: u64) {
+        if self.ring.as_ref().is_some_and(|ring| (ring.newest + 1) * SLOT_MS <= at_ms) {
+            self.ring = None;
+        }
+    }
+}
+
+/// The oldest slot with a millisecond in the window `(now - 60 slots, now]`.
+fn first_inside<const SLOT_MS: u64>(now_ms: u64) -> u64 {
+    (now_ms + 1).saturating_sub(WINDOW * SLOT_MS) / SLOT_MS
+}
+
+/// The newest slot, and the slots that hold something: how many slots back, and how many segments.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    newest: u64,
+    slots: Vec<(u8, u32)>,
+}
+
+impl<const SLOT_MS: u64> Serialize for Sliding<SLOT_MS> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let stored = self.ring.as_ref().map(|ring| Stored {
+            newest: ring.newest,
+            slots: ring
+                .since(0)
+                .filter(|slot| ring.at(*slot) > 0)
+                .map(|slot| ((ring.newest - slot) as u8, ring.at(slot)))
+                .collect(),
+        });
+        stored.serialize(serializer)
+    }
+}
+
+impl<'de, const SLOT_MS: u64> Deserialize<'de> for Sliding<SLOT_MS> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Some(stored) = Option::<Stored>::deserialize(deserializer)? else { return Ok(Self::EMPTY) };
+        if stored.newest > u64::MAX / SLOT_MS - KEPT {
+            return Err(D::Error::custom("a slot beyond all times"));
+        }
+        let mut ring = Ring { newest: stored.newest, counts: [0; KEPT as usize] };
+        for (back, segments) in stored.slots {
+            let slot = ring.newest.checked_sub(u64::from(back)).filter(|_| u64::from(back) < KEPT);
+            let slot = slot.ok_or_else(|| D::Error::custom("a slot outside of its window"))?;
+            ring.counts[(slot % KEPT) as usize] = segments;
+        }
+        Ok(Self { ring: Some(Box::new(ring)) })
+    }
+}
