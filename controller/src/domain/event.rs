@@ -63,6 +63,8 @@ pub struct Facts {
     pub priority: Priority,
     pub region: Option<Region>,
     pub campaign: Box<str>,
+    /// Its client wants to hear of it (`callback_url`).
+    pub callback: bool,
 }
 
 impl Facts {
@@ -73,6 +75,7 @@ impl Facts {
             priority: submission.priority,
             region: submission.to.region(),
             campaign: submission.campaign.clone(),
+            callback: submission.callback_url.is_some(),
         }
     }
 }

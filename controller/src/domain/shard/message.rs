@@ -23,6 +23,7 @@ pub(super) struct Message {
     pub(super) segments: u8,
     pub(super) duplicates: Duplicates,
     pub(super) accepted_ms: u64,
+    pub(super) callback: bool,
     pub(super) expires_ms: u64,
 
     // What events change; equal to the fold of the journal.
@@ -64,6 +65,7 @@ impl Message {
             segments: submission.segments,
             duplicates: submission.duplicates,
             accepted_ms: submission.accepted_ms,
+            callback: submission.callback_url.is_some(),
             expires_ms: submission.expires_ms,
             state: if scheduled { MessageState::Scheduled } else { MessageState::Queued },
             attempt: 0,

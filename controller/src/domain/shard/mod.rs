@@ -274,6 +274,7 @@ impl Machine {
             priority: class,
             region: message.to.region(),
             campaign: key.campaign.clone(),
+            callback: message.callback,
         };
         let changed = Changed { message: message.id, tenant, facts, change, charge: None };
         self.events.push(Event { at_ms, kind: EventKind::Changed(changed) });

@@ -1,15 +1,15 @@
 //! Events and records as the first format has them, frozen: journals and rows that were written before messages had routes of
-//! providers, charges and reasons. What this module takes from the domain (`Facts`, `Failure`, `Inbound`, ids) has not changed
+//! providers, charges and reasons. What this module takes from the domain (`Failure`, `Inbound`, ids) has not changed
 //! since; whoever changes one of those copies its former shape to here first. The golden bytes notice.
 
 use flotilla_protocol::id::{DeviceId, MessageId, SimId, TenantId};
-use flotilla_protocol::number::Msisdn;
+use flotilla_protocol::number::{Msisdn, Region};
 use flotilla_protocol::wire::{Body, TextEncoding};
 use flotilla_routing::Micros;
 use flotilla_routing::choice::Why;
 use serde::Deserialize;
 
-use crate::domain::event::{self, Facts, Idempotency, Inbound};
+use crate::domain::event::{self, Idempotency, Inbound};
 use crate::domain::message::{self, Duplicates, Failure, MessageState, Pin, Priority};
 use crate::domain::record;
 
@@ -38,6 +38,15 @@ struct Changed {
     tenant: TenantId,
     facts: Facts,
     change: Change,
+}
+
+#[derive(Deserialize)]
+struct Facts {
+    accepted_ms: u64,
+    segments: u8,
+    priority: Priority,
+    region: Option<Region>,
+    campaign: Box<str>,
 }
 
 #[derive(Deserialize)]
@@ -126,7 +135,7 @@ impl From<Event> for event::Event {
                 event::EventKind::Changed(event::Changed {
                     message,
                     tenant,
-                    facts,
+                    facts: facts.into(),
                     change: change.into(),
                     charge: None,
                 })
@@ -134,6 +143,12 @@ impl From<Event> for event::Event {
             EventKind::Inbound(inbound) => event::EventKind::Inbound(inbound),
         };
         Self { at_ms: event.at_ms, kind }
+    }
+}
+
+impl From<Facts> for event::Facts {
+    fn from(Facts { accepted_ms, segments, priority, region, campaign }: Facts) -> Self {
+        Self { accepted_ms, segments, priority, region, campaign, callback: false }
     }
 }
 
