@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod net_guard;
 pub mod peer;
 pub mod secrets;
+pub mod settings;
 pub mod shard;
 pub mod store;
 pub mod telemetry;

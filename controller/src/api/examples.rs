@@ -91,11 +91,42 @@ pub fn sim() -> Value {
     json!({"id": SIM, "name": "Vodacom 1", "iccid": "8925504000000000018", "imsi": "640040000000001",
         "msisdn": "+255700000001", "operator": "Vodacom", "plmn": "64004", "device": DEVICE, "slot": 0, "online": true,
         "first_seen_at": "2026-11-01T08:00:00.000Z", "last_seen_at": "2026-11-20T14:00:00.000Z", "state": "ready",
-        "signal_dbm": -83, "registration": "home", "serving": "64004"})
+        "signal_dbm": -83, "registration": "home", "serving": "64004", "held": false,
+        "settings": sim_settings(), "balance": {"amount": "12.5", "told_at": "2026-11-20T09:00:00.000Z"}})
+}
+
+fn sim_settings() -> Value {
+    json!({"limits": {"per_minute": 10, "per_hour": null, "per_day": 300, "per_month": null,
+            "recipients_per_month": null, "gap_ms": 4000, "gap_jitter_ms": 2000},
+        "windows": [{"days": ["mon", "tue", "wed", "thu", "fri"], "from": "08:00", "to": "20:00"}],
+        "timezone": "Africa/Dar_es_Salaam",
+        "price": {"per_segment": "0.02", "by_country": {"TZ": "0.008"}, "bundle_per_month": 3000},
+        "pools": ["otp"], "own_prefixes": ["25574", "25575"], "low_balance": "5"})
 }
 
 pub fn sim_patch() -> Value {
-    json!({"name": "Vodacom 1"})
+    let mut patch = sim_settings();
+    patch["name"] = json!("Vodacom 1");
+    patch["balance"] = json!("12.50");
+    patch["weight"] = json!(null);
+    patch
+}
+
+pub fn routing_new() -> Value {
+    json!({"currency": "TZS", "timezone": "Africa/Dar_es_Salaam",
+        "limits": {"per_day": 20000}, "sim_limits": {"per_day": 300, "per_minute": 10},
+        "recipient_limit": {"messages": 3, "window_s": 86400},
+        "budget": {"per_month": "500000", "stop": true, "warn_percent": 80},
+        "rules": [
+            {"name": "codes", "when": {"priorities": ["urgent"]}, "plan": "fast"},
+            {"name": "abroad", "when": {"countries": ["KE", "UG"]}, "plan": "providers-only"}],
+        "plans": {"fast": {"steps": [
+            {"routes": [{"pool": "otp"}], "patience_s": 5}, {"routes": ["sims"]}, {"routes": ["providers"]}]}},
+        "default_plan": "sims-first", "sticky_points": 20, "learn": false})
+}
+
+pub fn routing() -> Value {
+    json!({"version": 4, "changed_at": "2026-11-20T14:00:00.000Z", "settings": routing_new()})
 }
 
 pub fn ussd() -> Value {

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::error::Category;
 
 use super::problem::{Code, Problem};
@@ -107,6 +107,11 @@ fn field_of(path: &str, text: &str, code: Code) -> String {
         }
         Some(name) => format!("{parent}.{name}"),
     }
+}
+
+/// A field that can be left out (leave it), null (back to the default), or given. For `deserialize_with`, beside `default`.
+pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// An answer in JSON.

@@ -23,6 +23,7 @@ pub mod page;
 pub mod params;
 pub mod problem;
 pub mod qr;
+pub mod routing;
 pub mod server;
 pub mod sims;
 pub mod stats;
@@ -48,6 +49,7 @@ use crate::follow::aggregates::Aggregates;
 use crate::follow::live::Live;
 use crate::gateway::GatewayHandle;
 use crate::peer::Cluster;
+use crate::settings::SettingsKeeper;
 use crate::shard::{ShardError, Shards};
 use crate::store::{SqlError, StoreError, Stores};
 
@@ -72,6 +74,7 @@ pub struct State {
     pub enrollments: Enrollments,
     pub ca: Arc<Ca>,
     pub gateway: Arc<GatewayHandle>,
+    pub settings: SettingsKeeper,
     pub live: Live,
     pub cluster: Cluster,
     pub clock: Arc<dyn Clock>,
@@ -117,6 +120,11 @@ impl Api {
 
     fn shard(&self, tenant: TenantId) -> ShardId {
         ShardId::of(tenant, self.stores.journal.shards())
+    }
+
+    /// Something about routing was changed here: shards and links hear of it before the answer.
+    async fn routing_changed(&self) -> Result<(), Problem> {
+        self.settings.look().await.map_err(|error| catalog_problem(&error))
     }
 
     /// Whether a tenant's requests are answered here and now. A controller that is alone answers everything.

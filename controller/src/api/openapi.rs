@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::problem::{CONTENT_TYPE, Code, Problem, ProblemDocument};
 use super::{Api, audit, ca, cluster, devices, enrollments, events, forward, health, inbound, keys};
-use super::{messages, ops, sims, stats, tenants};
+use super::{messages, ops, routing, sims, stats, tenants};
 
 const DOCS: &str = include_str!("docs.html");
 
@@ -38,6 +38,7 @@ const DOCS: &str = include_str!("docs.html");
         (name = "enrollments", description = "Invite gateways"),
         (name = "devices", description = "Gateways"),
         (name = "sims", description = "SIMs"),
+        (name = "routing", description = "Which route a message takes: rules, plans, limits, money"),
         (name = "fleet", description = "The fleet's health"),
         (name = "stats", description = "Statistics"),
         (name = "keys", description = "API keys"),
@@ -59,6 +60,7 @@ fn led() -> OpenApiRouter<Api> {
         .merge(enrollments::routes())
         .merge(devices::routes())
         .merge(sims::routes())
+        .merge(routing::routes())
         .merge(health::routes())
         .merge(stats::routes())
         .merge(keys::routes())

@@ -65,6 +65,9 @@ codes! {
     DeviceOffline = CONFLICT, "device_offline";
     IdempotencyKeyReused = CONFLICT, "idempotency_key_reused";
     Gone = GONE, "gone";
+    /// It has changed since the version in `If-Match`.
+    PreconditionFailed = PRECONDITION_FAILED, "precondition_failed";
+    PreconditionRequired = PRECONDITION_REQUIRED, "precondition_required";
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body_too_large";
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type";
     RateLimited = TOO_MANY_REQUESTS, "rate_limited";

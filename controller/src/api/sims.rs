@@ -4,6 +4,9 @@ use axum::extract::State;
 use axum::response::Response;
 use flotilla_protocol::id::{DeviceId, SimId};
 use flotilla_protocol::wire::{Registration, SimHealth, SimState};
+use flotilla_routing::Micros;
+use flotilla_routing::limits::Invalid;
+use flotilla_routing::settings::{Limits, Price, WarmUp, Window};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -16,10 +19,11 @@ use super::params::{self, Id, Query};
 use super::problem::Problem;
 use super::time::Time;
 use super::{Api, catalog_problem, examples};
-use crate::fleet::sims::{Sim, SimError, SimFilter};
+use crate::fleet::sims::{Change, SettingsChange, Sim, SimChange, SimError, SimFilter, SimSettings};
+use crate::gateway::{FleetEvent, FleetEvents};
 
 pub fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, patch))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, patch)).routes(routes!(confirm))
 }
 
 /// A SIM. Its health is there while its device is online and has told it.
@@ -60,6 +64,22 @@ pub struct SimView {
     /// The network that serves it now.
     #[serde(skip_serializing_if = "Option::is_none")]
     serving: Option<String>,
+    /// It took another card's place, and sends nothing until somebody confirms it: `POST /v1/sims/{id}/confirm`.
+    held: bool,
+    /// What people have set. Other limits may come from its tenant, its carrier and its device.
+    settings: SimSettings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    balance: Option<BalanceView>,
+}
+
+/// In the tenant's currency, as somebody has told it.
+#[derive(Serialize, ToSchema)]
+#[schema(title = "Balance")]
+pub struct BalanceView {
+    #[schema(value_type = String, example = "12.5")]
+    amount: Micros,
+    #[schema(value_type = String)]
+    told_at: Time,
 }
 
 pub(crate) const fn state_name(state: SimState) -> &'static str {
@@ -111,6 +131,9 @@ impl SimView {
             signal_dbm: health.as_ref().and_then(|health| health.signal_dbm),
             registration: health.as_ref().map(|health| registration_name(health.registration)),
             serving: health.and_then(|health| health.serving).map(|plmn| plmn.to_string()),
+            held: sim.held,
+            settings: sim.settings,
+            balance: sim.balance.map(|balance| BalanceView { amount: balance.amount, told_at: Time(balance.told_ms) }),
         }
     }
 }
@@ -119,8 +142,13 @@ fn problem(error: SimError) -> Problem {
     match error {
         SimError::NotFound => Problem::not_found("SIM"),
         SimError::Name => Problem::field("name", error.to_string()),
+        SimError::Setting(error) => setting_problem(error),
         SimError::Sql(error) => catalog_problem(&error),
     }
+}
+
+pub(super) fn setting_problem(error: Invalid) -> Problem {
+    Problem::field(error.field, error.remedy)
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -165,14 +193,86 @@ pub async fn get(State(api): State<Api>, who: In<Read>, Id(id): Id<SimId>) -> Re
     Ok(json::ok(&SimView::now(&api, sim)))
 }
 
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+/// What is left out stays. What is given replaces what was there as a whole; null goes back to the default.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct SimPatch {
     /// Up to 64 bytes.
-    name: String,
+    name: Option<String>,
+    /// What is left on the card, in the tenant's currency. Null when nobody knows.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<String>)]
+    balance: Option<Option<Micros>>,
+    /// All its own limits: those left out come from the tenant, the carrier and the device's kind.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<Limits>)]
+    limits: Option<Option<Limits>>,
+    /// When it may send; empty for always.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<Vec<Window>>)]
+    windows: Option<Option<Vec<Window>>>,
+    /// IANA name, such as `Africa/Dar_es_Salaam`; the tenant's when null.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<String>)]
+    timezone: Option<Option<Box<str>>>,
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<Price>)]
+    price: Option<Option<Price>>,
+    /// Up to 8 names by which plans select it.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pools: Option<Option<Vec<Box<str>>>>,
+    /// Its share of new work beside equals, 0 to 100.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<u8>)]
+    weight: Option<Option<u8>>,
+    /// Segments of its first days, until its own limits count.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<WarmUp>)]
+    warm_up: Option<Option<WarmUp>>,
+    /// A carrier's limits by name; `none` for no preset.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<String>)]
+    preset: Option<Option<Box<str>>>,
+    /// Countries (ISO 3166) that it may send to; empty for all.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<Vec<String>>)]
+    countries: Option<Option<Vec<Box<str>>>>,
+    /// Beginnings of numbers of its own network, such as `25571`.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<Vec<String>>)]
+    own_prefixes: Option<Option<Vec<Box<str>>>>,
+    /// An event (`sim.low_balance`) when a balance is told that is not above this.
+    #[serde(deserialize_with = "json::given")]
+    #[schema(value_type = Option<String>)]
+    low_balance: Option<Option<Micros>>,
 }
 
-/// Rename a SIM.
+impl SimPatch {
+    fn change(self) -> Change {
+        Change {
+            name: self.name,
+            balance: self.balance,
+            settings: SettingsChange {
+                limits: self.limits,
+                windows: self.windows,
+                timezone: self.timezone,
+                price: self.price,
+                pools: self.pools,
+                weight: self.weight,
+                warm_up: self.warm_up,
+                preset: self.preset,
+                countries: self.countries,
+                own_prefixes: self.own_prefixes,
+                low_balance: self.low_balance,
+            },
+        }
+    }
+}
+
+/// Change a SIM: its name, balance, limits, hours, price, pools.
+///
+/// Limits and the like are in force when the answer comes.
 #[utoipa::path(
     patch, path = "/v1/sims/{id}", tag = "sims", operation_id = "changeSim",
     params(("id" = String, Path, example = "sim_01kaqmpxm0e8xs6bhkrg5jrqzt")),
@@ -185,6 +285,44 @@ pub async fn patch(
     Id(id): Id<SimId>,
     Json(patch): Json<SimPatch>,
 ) -> Result<Response, Problem> {
-    let sim = api.sims.rename(who.tenant, id, patch.name).await.map_err(problem)?;
+    let by = who.caller.by(api.now_ms());
+    let (sim, before) = api.sims.change(who.tenant, id, patch.change(), by).await.map_err(problem)?;
+    if sim.settings != before.settings {
+        api.routing_changed().await?;
+    }
+    tell_low_balance(&api, &sim, &before);
+    Ok(json::ok(&SimView::now(&api, sim)))
+}
+
+/// Once each time that it falls there.
+fn tell_low_balance(api: &Api, sim: &Sim, before: &Sim) {
+    let is_low = |sim: &Sim| sim.balance.zip(sim.settings.low_balance).filter(|(balance, low)| balance.amount <= *low);
+    if let Some((balance, _)) = is_low(sim)
+        && is_low(before).is_none()
+    {
+        let event = FleetEvent::LowBalance { sim: sim.id, amount: balance.amount };
+        FleetEvents::publish(&api.live, sim.tenant, event);
+    }
+}
+
+/// Let a SIM send that took another one's place.
+#[utoipa::path(
+    post, path = "/v1/sims/{id}/confirm", tag = "sims", operation_id = "confirmSim",
+    params(("id" = String, Path, example = "sim_01kaqmpxm0e8xs6bhkrg5jrqzt")),
+    responses((status = 200, description = "The SIM", body = SimView, example = json!(examples::sim())))
+)]
+pub async fn confirm(State(api): State<Api>, who: In<Admin>, Id(id): Id<SimId>) -> Result<Response, Problem> {
+    let by = who.caller.by(api.now_ms());
+    let (sim, was_held) = api.sims.confirm(who.tenant, id, by).await.map_err(problem)?;
+    if was_held {
+        api.routing_changed().await?;
+        if let Some(device) = sim.device {
+            FleetEvents::publish(
+                &api.live,
+                who.tenant,
+                FleetEvent::Sim { device, sim: id, change: SimChange::Confirmed },
+            );
+        }
+    }
     Ok(json::ok(&SimView::now(&api, sim)))
 }

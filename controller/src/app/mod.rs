@@ -32,6 +32,7 @@ use crate::config::{Config, Coordinator};
 use crate::fleet::controllers::Controllers;
 use crate::peer::local::LocalCluster;
 use crate::peer::{self, PeerLinks};
+use crate::settings::SettingsKeeper;
 use crate::shard::ShardSupervisor;
 use crate::store::Stores;
 use crate::telemetry;
@@ -57,6 +58,8 @@ pub struct Node {
     drain: Duration,
     leave: Leave,
     upkeep: JoinHandle<()>,
+    /// Looks for changed settings.
+    keeping: JoinHandle<()>,
     shards: ShardSupervisor,
     followers: Followers,
     /// Other nodes of this process use the stores as well.
@@ -103,11 +106,14 @@ async fn assemble(config: &Config, stores: Stores, company: Company, stores_shar
         cluster::join(config, company, &stores, &ca, &door.advertised, now_ms).await?;
     let controllers = Controllers::new(cluster.own.clone(), Arc::clone(&door.advertised), cluster.views.clone());
     let fleet = parts::open_fleet(&stores, ca, controllers, &clock).await?;
-    let shards = cluster::lead(seat, parts::shard_deps(&stores, &followers, &clock)).await?;
+    let shards = cluster::lead(seat, parts::shard_deps(config, &stores, &followers, &clock)).await?;
     let led = shards.shards();
     let gateway = parts::start_gateway(config, &stores, &fleet, &door, led, &followers, &clock).await?;
     let quic_addr = gateway.local_addr();
-    let api = parts::make_api(config, &stores, &followers, led, fleet, gateway, cluster, clock, closing.clone());
+    let keeper = SettingsKeeper::open(Arc::clone(&stores.catalog), led.clone(), Arc::clone(&gateway)).await?;
+    let keeping = tokio::spawn(keeper.clone().run());
+    let api =
+        parts::make_api(config, &stores, &followers, led, fleet, gateway, keeper, cluster, clock, closing.clone());
     let upkeep = tokio::spawn(upkeep(api.clone(), followers.all.clone(), metrics.clone()));
 
     let limits = ServerLimits {
@@ -143,6 +149,7 @@ async fn assemble(config: &Config, stores: Stores, company: Company, stores_shar
         drain,
         leave,
         upkeep,
+        keeping,
         shards,
         followers,
         stores_shared,
@@ -199,8 +206,10 @@ impl Node {
         self.api.gateway.shutdown().await;
         self.shards.shutdown().await;
         self.followers.stop().await;
-        self.upkeep.abort();
-        let _ = self.upkeep.await;
+        for task in [self.upkeep, self.keeping] {
+            task.abort();
+            let _ = task.await;
+        }
         self.api.keys.write_last_used().await;
         let released = self.api.stores.released.clone();
         drop(self.api);

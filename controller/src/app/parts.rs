@@ -25,6 +25,7 @@ use crate::follow::{self, FollowOptions, Leads, RowsFollower, RowsReader, trim_b
 use crate::gateway::{self, GatewayConfig, GatewayError, GatewayHandle};
 use crate::peer::Cluster;
 use crate::secrets::{ClusterKeys, KEY_FILE};
+use crate::settings::{CatalogRouting, SettingsKeeper};
 use crate::shard::{ShardDeps, ShardSettings, Shards};
 use crate::store::Stores;
 
@@ -80,14 +81,15 @@ impl Followers {
     }
 }
 
-pub(super) fn shard_deps(stores: &Stores, followers: &Followers, clock: &Arc<dyn Clock>) -> ShardDeps {
+pub(super) fn shard_deps(config: &Config, stores: &Stores, followers: &Followers, clock: &Arc<dyn Clock>) -> ShardDeps {
+    let retry_delays_ms = config.routing.retry_delays_ms();
     ShardDeps {
         journal: Arc::clone(&stores.journal),
         reader: followers.rows.clone(),
         followers: followers.all.clone(),
         clock: Arc::clone(clock),
-        settings: ShardSettings::default(),
-        routing: Arc::new(crate::shard::Defaults),
+        settings: ShardSettings { retry_delays_ms, ..ShardSettings::default() },
+        routing: Arc::new(CatalogRouting::new(stores)),
         lag_events_max: LAG_EVENTS_MAX,
     }
 }
@@ -192,6 +194,7 @@ pub(super) async fn start_gateway(
         dir: config.data_dir.join("gateway"),
         settings: flotilla_protocol::wire::Settings::default(),
         recoveries_max: RECOVERIES_MAX,
+        hold_new_sims: config.routing.hold_new_sims,
         limits: gateway::Limits::default(),
     };
     let parts = gateway::Parts {
@@ -226,6 +229,7 @@ pub(super) fn make_api(
     shards: &Shards,
     fleet: Fleet,
     gateway: Arc<GatewayHandle>,
+    settings: SettingsKeeper,
     cluster: Cluster,
     clock: Arc<dyn Clock>,
     closing: CancellationToken,
@@ -243,6 +247,7 @@ pub(super) fn make_api(
         enrollments: fleet.enrollments,
         ca: fleet.ca,
         gateway,
+        settings,
         cluster,
         clock,
         uploads: Arc::new(Semaphore::new(config.limits.bulk_uploads_max)),

@@ -3,6 +3,7 @@
 //! Every fault is reported at once, each with its key and the remedy. Parts of the program get only their section.
 
 mod cluster;
+mod routing;
 mod store;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use config::{ConfigError, Environment, File, FileFormat};
 use serde::{Deserialize, Serialize};
 
 pub use cluster::{Cluster, Coordinator, Etcd};
+pub use routing::Routing;
 pub use store::{DatabaseUrl, Postgres, Store, StoreEngine};
 
 /// All defaults, with comments; what `flotilla config example` prints.
@@ -20,7 +22,7 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 /// Looked for when no file is named.
 const FILE_DEFAULT: &str = "flotilla.toml";
 /// Keys that hold lists; a flag or a variable gives them with commas.
-const LISTS: [&str; 2] = ["quic.advertise", "cluster.etcd.endpoints"];
+const LISTS: [&str; 3] = ["quic.advertise", "cluster.etcd.endpoints", "routing.retry_delays_s"];
 const ADVERTISE_MAX: usize = flotilla_protocol::enroll_code::CONTROLLERS_MAX;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +33,7 @@ pub struct Config {
     pub quic: Quic,
     pub store: Store,
     pub limits: Limits,
+    pub routing: Routing,
     pub log: Log,
     pub ca: Ca,
     pub cluster: Cluster,
@@ -105,6 +108,7 @@ impl Default for Config {
             quic: Quic::default(),
             store: Store::default(),
             limits: Limits::default(),
+            routing: Routing::default(),
             log: Log::default(),
             ca: Ca::default(),
             cluster: Cluster::default(),
@@ -319,6 +323,7 @@ impl Config {
         let filter = tracing_subscriber::EnvFilter::try_new(&self.log.filter);
         need(filter.is_ok(), "log.filter", "give what RUST_LOG takes, such as info or flotilla_controller=debug");
         need(is_trust_domain(&self.ca.trust_domain), "ca.trust_domain", "give a DNS name in lower case");
+        self.routing.faults(&mut faults);
         self.store.faults(&mut faults);
         self.cluster.faults(&mut faults);
         if self.cluster.coordinator == Coordinator::Etcd && self.store.engine != StoreEngine::Postgres {
@@ -389,6 +394,19 @@ mod tests {
         let (_dir, sources) = file("");
         let config = load_with(&sources, env(&[("FLOTILLA__QUIC__ADVERTISE", "a.example:1,b.example:2")])).unwrap();
         assert_eq!(config.quic.advertise, ["a.example:1", "b.example:2"]);
+    }
+
+    #[test]
+    fn pauses_are_numbers_wherever_they_come_from() {
+        let (_dir, mut sources) = file("[routing]\nretry_delays_s = [0, 60]\nhold_new_sims = \"never\"\n");
+        let config = load_with(&sources, Vec::new()).unwrap();
+        assert_eq!(config.routing.retry_delays_ms(), [0, 60_000]);
+        assert_eq!(config.routing.hold_new_sims, crate::fleet::sims::HoldNewSims::Never);
+        let from_env = env(&[("FLOTILLA__ROUTING__RETRY_DELAYS_S", "0,30,90")]);
+        assert_eq!(load_with(&sources, from_env).unwrap().routing.retry_delays_s, [0, 30, 90]);
+        sources.set = vec!["routing.retry_delays_s=5,86401".into()];
+        let Err(LoadError::Faults(faults)) = load_with(&sources, Vec::new()) else { panic!("no faults") };
+        assert_eq!(faults[0].key, "routing.retry_delays_s");
     }
 
     #[test]

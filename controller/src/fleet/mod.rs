@@ -10,6 +10,7 @@ pub mod devices;
 pub mod enrollments;
 pub mod keys;
 pub mod recovery;
+pub mod routing;
 pub mod sims;
 pub mod tenants;
 

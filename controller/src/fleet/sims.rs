@@ -1,24 +1,28 @@
 //! SIMs: found again by their ICCID within a tenant, wherever they are plugged in.
 //!
-//! A SIM whose ICCID cannot be read is known by its device and slot instead. What has changed is decided from the rows and
-//! the inventory alone ([`plan`]), so that a device that reconnects unchanged costs no write.
+//! A SIM whose ICCID cannot be read is known by its device and slot instead. `inventory` says what a device's list of cards
+//! means, `settings` what people set about one.
+
+mod inventory;
+mod settings;
 
 use std::sync::Arc;
 
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
-use flotilla_protocol::wire::{SimInfo, SimState};
+use flotilla_routing::Micros;
+use flotilla_routing::limits::Invalid;
 
-use super::{LIMIT_MAX, cut};
+use super::audit::{self, By};
+use super::{LIMIT_MAX, cut, routing};
 use crate::sql_params;
 use crate::store::{Catalog, Row, SqlError, Tx, Value};
 
-/// SIMs of one device; what it lists beyond is not looked at.
-pub const SIMS_MAX: usize = 64;
+pub use inventory::{HoldNewSims, Inventory, Plan, SIMS_MAX, SimChange, bounded};
+pub(crate) use inventory::{apply, plan_inventory};
+pub use settings::{SettingsChange, SimSettings};
+
 pub const NAME_BYTES_MAX: usize = 64;
-const OPERATOR_BYTES_MAX: usize = 48;
-/// Being seen is written down at most this often.
-const SEEN_EVERY_MS: u64 = 3_600_000;
 
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sim {
@@ -34,8 +38,19 @@ pub struct Sim {
     pub name: String,
     pub device: Option<DeviceId>,
     pub slot: Option<u8>,
+    pub settings: SimSettings,
+    /// It took another card's place, and sends nothing until a person confirms it.
+    pub held: bool,
+    pub balance: Option<Balance>,
     pub first_seen_ms: u64,
     pub last_seen_ms: u64,
+}
+
+/// What is left on a card, as somebody has told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    pub amount: Micros,
+    pub told_ms: u64,
 }
 
 /// Its numbers are personal and stay out.
@@ -55,198 +70,17 @@ pub enum SimError {
     NotFound,
     #[error("`name` has to be at most {NAME_BYTES_MAX} bytes without control characters")]
     Name,
+    #[error(transparent)]
+    Setting(#[from] Invalid),
     #[error("the catalog does not answer")]
     Sql(#[from] SqlError),
 }
 
-/// What happened to a SIM, for whoever watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SimChange {
-    New,
-    /// It was in another slot or device.
-    Moved,
-    /// Number, subscription or operator differ.
-    Changed,
-    /// It was in this device and is not any more.
-    Removed,
-}
+const COLUMNS: &str = "id, tenant, iccid, imsi, msisdn, operator, plmn, name, device, slot, settings, held, \
+    balance_micros, balance_ms, first_seen_ms, last_seen_ms";
 
-impl SimChange {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Moved => "moved",
-            Self::Changed => "changed",
-            Self::Removed => "removed",
-        }
-    }
-}
-
-/// What to write and to tell after an inventory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// By slot, for `Welcome`.
-    pub ids: Vec<(u8, SimId)>,
-    pub changes: Vec<(SimId, SimChange)>,
-    writes: Vec<Sim>,
-    inserts: Vec<Sim>,
-}
-
-impl Plan {
-    pub fn is_empty(&self) -> bool {
-        self.writes.is_empty() && self.inserts.is_empty()
-    }
-}
-
-/// The first of each slot, at most [`SIMS_MAX`], without the slots that hold no card.
-pub fn bounded(sims: &[SimInfo]) -> Vec<SimInfo> {
-    let mut kept: Vec<SimInfo> = Vec::new();
-    for sim in sims.iter().take(SIMS_MAX) {
-        let empty = sim.iccid.is_none() && sim.state == SimState::Absent;
-        if !empty && kept.iter().all(|other| other.slot != sim.slot) {
-            kept.push(SimInfo { operator: cut(&sim.operator, OPERATOR_BYTES_MAX), ..sim.clone() });
-        }
-    }
-    kept
-}
-
-fn identity(device: DeviceId, sim: &SimInfo) -> String {
-    sim.iccid.map_or_else(|| format!("{device}:{}", sim.slot), |iccid| iccid.to_string())
-}
-
-/// Compares the rows that [`rows_for`] has found with what the device has; `fresh` makes ids.
-fn plan(
-    tenant: TenantId,
-    device: DeviceId,
-    rows: &[Sim],
-    seen: &[SimInfo],
-    now_ms: u64,
-    mut fresh: impl FnMut() -> SimId,
-) -> Plan {
-    let mut plan = Plan::default();
-    for info in seen {
-        let iccid = identity(device, info);
-        // A device may claim one card in two slots; the first counts.
-        let known =
-            rows.iter().find(|row| row.iccid == iccid).filter(|row| !plan.ids.iter().any(|(_, id)| *id == row.id));
-        let now = |id: SimId, name: String, first_seen_ms: u64| Sim {
-            id,
-            tenant,
-            iccid: iccid.clone(),
-            imsi: info.imsi.map(|imsi| imsi.to_string()),
-            msisdn: info.msisdn.map(|msisdn| msisdn.to_string()),
-            operator: info.operator.clone(),
-            plmn: info.home.map(|plmn| plmn.to_string()),
-            name,
-            device: Some(device),
-            slot: Some(info.slot),
-            first_seen_ms,
-            last_seen_ms: now_ms,
-        };
-        match known {
-            None if plan.inserts.iter().any(|new| new.iccid == iccid) || rows.iter().any(|row| row.iccid == iccid) => {}
-            None => {
-                let sim = now(fresh(), String::new(), now_ms);
-                plan.ids.push((info.slot, sim.id));
-                plan.changes.push((sim.id, SimChange::New));
-                plan.inserts.push(sim);
-            }
-            Some(row) => {
-                let sim = now(row.id, row.name.clone(), row.first_seen_ms);
-                plan.ids.push((info.slot, row.id));
-                let change = change_of(row, &sim);
-                plan.changes.extend(change.map(|change| (row.id, change)));
-                if change.is_some() || now_ms.saturating_sub(row.last_seen_ms) >= SEEN_EVERY_MS {
-                    plan.writes.push(sim);
-                }
-            }
-        }
-    }
-    let gone = rows.iter().filter(|row| row.device == Some(device) && !plan.ids.iter().any(|(_, id)| *id == row.id));
-    for row in gone {
-        plan.changes.push((row.id, SimChange::Removed));
-        plan.writes.push(Sim { device: None, slot: None, ..row.clone() });
-    }
-    plan
-}
-
-fn change_of(row: &Sim, sim: &Sim) -> Option<SimChange> {
-    if (row.device, row.slot) != (sim.device, sim.slot) {
-        Some(SimChange::Moved)
-    } else if (&row.imsi, &row.msisdn, &row.operator, &row.plmn) != (&sim.imsi, &sim.msisdn, &sim.operator, &sim.plmn) {
-        Some(SimChange::Changed)
-    } else {
-        None
-    }
-}
-
-/// What the inventory of a device means. Reads only; [`apply`] has to follow unless the plan is empty.
-pub(crate) fn plan_inventory(
-    tx: &mut dyn Tx,
-    tenant: TenantId,
-    device: DeviceId,
-    seen: &[SimInfo],
-    now_ms: u64,
-) -> Result<Plan, SqlError> {
-    let rows = rows_for(tx, tenant, device, seen)?;
-    Ok(plan(tenant, device, &rows, seen, now_ms, || SimId::new(now_ms, rand::random())))
-}
-
-/// The device's present rows, and those of the same cards elsewhere.
-fn rows_for(tx: &mut dyn Tx, tenant: TenantId, device: DeviceId, seen: &[SimInfo]) -> Result<Vec<Sim>, SqlError> {
-    let mut sql = format!("SELECT {COLUMNS} FROM sims WHERE tenant = $1 AND (device = $2");
-    let mut params: Vec<Value> = vec![tenant.into(), device.into()];
-    for info in seen {
-        params.push(identity(device, info).into());
-        sql.push_str(&format!(" OR iccid = ${}", params.len()));
-    }
-    sql.push(')');
-    tx.query(&sql, &params)?.iter().map(sim_of).collect()
-}
-
-pub(crate) fn apply(tx: &mut dyn Tx, plan: &Plan) -> Result<(), SqlError> {
-    for sim in &plan.inserts {
-        tx.execute(
-            "INSERT INTO sims (id, tenant, iccid, imsi, msisdn, operator, plmn, device, slot, first_seen_ms, last_seen_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-            sql_params![
-                sim.id,
-                sim.tenant,
-                sim.iccid.as_str(),
-                sim.imsi.clone(),
-                sim.msisdn.clone(),
-                sim.operator.as_str(),
-                sim.plmn.clone(),
-                sim.device,
-                sim.slot,
-                sim.first_seen_ms,
-                sim.last_seen_ms
-            ],
-        )?;
-    }
-    for sim in &plan.writes {
-        tx.execute(
-            "UPDATE sims SET imsi = $1, msisdn = $2, operator = $3, plmn = $4, device = $5, slot = $6, last_seen_ms = $7 \
-             WHERE id = $8",
-            sql_params![
-                sim.imsi.clone(),
-                sim.msisdn.clone(),
-                sim.operator.as_str(),
-                sim.plmn.clone(),
-                sim.device,
-                sim.slot,
-                sim.last_seen_ms,
-                sim.id
-            ],
-        )?;
-    }
-    Ok(())
-}
-
-const COLUMNS: &str =
-    "id, tenant, iccid, imsi, msisdn, operator, plmn, name, device, slot, first_seen_ms, last_seen_ms";
-
-fn sim_of(row: &Row) -> Result<Sim, SqlError> {
+pub(crate) fn sim_of(row: &Row) -> Result<Sim, SqlError> {
+    let balance = row.get::<Option<u64>>("balance_micros")?.zip(row.get::<Option<u64>>("balance_ms")?);
     Ok(Sim {
         id: row.get("id")?,
         tenant: row.get("tenant")?,
@@ -258,6 +92,10 @@ fn sim_of(row: &Row) -> Result<Sim, SqlError> {
         name: row.get("name")?,
         device: row.get("device")?,
         slot: row.get("slot")?,
+        settings: serde_json::from_str(&row.get::<String>("settings")?)
+            .map_err(|_| SqlError::Type { column: "settings".into(), expected: "a SIM's settings as JSON" })?,
+        held: row.get("held")?,
+        balance: balance.map(|(micros, told_ms)| Balance { amount: Micros(micros), told_ms }),
         first_seen_ms: row.get("first_seen_ms")?,
         last_seen_ms: row.get("last_seen_ms")?,
     })
@@ -316,20 +154,89 @@ impl Sims {
             .await
     }
 
-    pub async fn rename(&self, tenant: TenantId, sim: SimId, name: String) -> Result<Sim, SimError> {
-        if cut(&name, NAME_BYTES_MAX) != name {
+    /// Changes what is named, and nothing when any of it is wrong. The second answer is the SIM as it was.
+    pub async fn change(&self, tenant: TenantId, sim: SimId, change: Change, by: By) -> Result<(Sim, Sim), SimError> {
+        if change.name.as_ref().is_some_and(|name| cut(name, NAME_BYTES_MAX) != *name) {
             return Err(SimError::Name);
         }
         self.catalog
             .run(move |tx| {
-                tx.execute(
-                    "UPDATE sims SET name = $1 WHERE id = $2 AND tenant = $3",
-                    sql_params![name.as_str(), sim, tenant],
-                )?;
-                get(tx, tenant, sim)
+                let before = get(tx, tenant, sim)?;
+                let mut after = before.clone();
+                after.name = change.name.unwrap_or(after.name);
+                if let Some(amount) = change.balance {
+                    after.balance = amount.map(|amount| Balance { amount, told_ms: by.at_ms });
+                }
+                change.settings.apply(&mut after.settings);
+                if after.settings != before.settings {
+                    after.settings.check()?;
+                    let changed = fields_of_change(&before.settings, &after.settings);
+                    let detail = serde_json::json!({ "settings": changed }).to_string();
+                    audit::write(tx, &audit::Act { detail, ..by.act(Some(tenant), "sim.change", sim) })?;
+                    routing::touch(tx, tenant)?;
+                }
+                write(tx, &after)?;
+                Ok((after, before))
             })
             .await
     }
+
+    /// Lets a held card send. True when it was held.
+    pub async fn confirm(&self, tenant: TenantId, sim: SimId, by: By) -> Result<(Sim, bool), SimError> {
+        self.catalog
+            .run(move |tx| {
+                let found = get(tx, tenant, sim)?;
+                if !found.held {
+                    return Ok((found, false));
+                }
+                tx.execute("UPDATE sims SET held = 0 WHERE id = $1", sql_params![sim])?;
+                audit::write(tx, &by.act(Some(tenant), "sim.confirm", sim))?;
+                routing::touch(tx, tenant)?;
+                Ok((Sim { held: false, ..found }, true))
+            })
+            .await
+    }
+}
+
+/// What to change about a SIM; `None` leaves it, `Some(None)` takes it away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    pub name: Option<String>,
+    pub balance: Option<Option<Micros>>,
+    pub settings: SettingsChange,
+}
+
+/// Names of the settings that differ, for the audit trail.
+fn fields_of_change(before: &SimSettings, after: &SimSettings) -> Vec<String> {
+    let fields = |settings| match serde_json::to_value(settings) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (before, after) = (fields(before), fields(after));
+    let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
+}
+
+fn write(tx: &mut dyn Tx, sim: &Sim) -> Result<(), SqlError> {
+    let settings = serde_json::to_string(&sim.settings)
+        .map_err(|_| SqlError::Type { column: "settings".into(), expected: "JSON" })?;
+    tx.execute(
+        "UPDATE sims SET name = $1, settings = $2, balance_micros = $3, balance_ms = $4 WHERE id = $5",
+        sql_params![
+            sim.name.as_str(),
+            settings,
+            sim.balance.map(|balance| balance.amount.0),
+            sim.balance.map(|balance| balance.told_ms),
+            sim.id
+        ],
+    )
+    .map(drop)
+}
+
+/// All of a tenant's that are in a device.
+pub(crate) fn in_devices(tx: &mut dyn Tx, tenant: TenantId) -> Result<Vec<Sim>, SqlError> {
+    let sql = format!("SELECT {COLUMNS} FROM sims WHERE tenant = $1 AND device IS NOT NULL");
+    tx.query(&sql, sql_params![tenant])?.iter().map(sim_of).collect()
 }
 
 fn get(tx: &mut dyn Tx, tenant: TenantId, sim: SimId) -> Result<Sim, SimError> {
@@ -337,6 +244,3 @@ fn get(tx: &mut dyn Tx, tenant: TenantId, sim: SimId) -> Result<Sim, SimError> {
     let row = tx.query_one(&sql, sql_params![sim, tenant])?.ok_or(SimError::NotFound)?;
     Ok(sim_of(&row)?)
 }
-
-#[cfg(test)]
-mod tests;

@@ -17,12 +17,13 @@ use super::link::{Connection, Receiver, Sender};
 use super::peer::{NewPeer, Peer, routes_of, states_of};
 use super::ports::ShardDoor;
 use super::session::{Args, Ending, Session};
+use super::settings::CardSettings;
 use super::{Context, dialogue, inventory, reader};
 use crate::ca::DeviceIdentity;
 use crate::fleet::certificates::{self, Admission};
 use crate::fleet::controllers::spread_of;
 use crate::fleet::devices::{self, DeviceState};
-use crate::fleet::sims::{self, Plan};
+use crate::fleet::sims::{self, Inventory, Plan};
 use crate::store::{SqlError, Tx};
 
 const CATALOG_DEADLINE: Duration = Duration::from_secs(5);
@@ -48,6 +49,7 @@ impl From<Declined> for Turned {
 struct Known {
     state: DeviceState,
     plan: Plan,
+    settings: CardSettings,
 }
 
 /// Runs until the session is up or the device has been sent away.
@@ -164,7 +166,8 @@ async fn look_up(
     let now_ms = context.clock.now().unix_ms;
     let (seen, info) = (sims::bounded(&hello.sims), devices::bounded(&hello.info));
     let (seen_again, info_again) = (seen.clone(), info.clone());
-    let found = context.catalog.read(move |tx| find(tx, &identity, &seen, &info, now_ms)).await?;
+    let of = Inventory { tenant: identity.tenant, device: identity.device, hold: context.hold_new_sims, now_ms };
+    let found = context.catalog.read(move |tx| find(tx, &identity, of, &seen, &info)).await?;
     let found = match found {
         Ok(found) => found,
         Err(declined) => return Ok(Err(declined)),
@@ -175,7 +178,7 @@ async fn look_up(
     context
         .catalog
         .run(move |tx| {
-            let found = match find(tx, &identity, &seen_again, &info_again, now_ms)? {
+            let found = match find(tx, &identity, of, &seen_again, &info_again)? {
                 Ok(found) => found,
                 Err(declined) => return Ok(Err(declined)),
             };
@@ -185,7 +188,7 @@ async fn look_up(
             if found.info_differs {
                 devices::set_info(tx, identity.device, &info_again)?;
             }
-            sims::apply(tx, &found.known.plan)?;
+            sims::apply(tx, identity.device, &found.known.plan)?;
             Ok(Ok(found.known))
         })
         .await
@@ -200,9 +203,9 @@ struct Found {
 fn find(
     tx: &mut dyn Tx,
     identity: &DeviceIdentity,
+    of: Inventory,
     seen: &[SimInfo],
     info: &DeviceInfo,
-    now_ms: u64,
 ) -> Result<Result<Found, Declined>, SqlError> {
     let (state, first_use) = match certificates::admit(tx, identity)? {
         Admission::Admitted { state, first_use } => (state, first_use),
@@ -210,9 +213,9 @@ fn find(
         Admission::Disabled => return Ok(Err(Declined(Refusal::Busy, TENANT_DISABLED))),
         Admission::Refused(reason) => return Ok(Err(Declined(reason, words_for(reason)))),
     };
-    let plan = sims::plan_inventory(tx, identity.tenant, identity.device, seen, now_ms)?;
+    let (plan, settings) = inventory::plan(tx, of, seen)?;
     let info_differs = devices::info_differs(tx, identity.device, info)?;
-    Ok(Ok(Found { known: Known { state, plan }, first_use, info_differs }))
+    Ok(Ok(Found { known: Known { state, plan, settings }, first_use, info_differs }))
 }
 
 async fn begin(
@@ -229,7 +232,7 @@ async fn begin(
     let controllers = context.controllers.all(spread_of(identity.device));
     let welcome = Down::Welcome(welcome(&context, &hello, epoch, known.plan.ids.clone(), controllers));
     let seen = sims::bounded(&hello.sims);
-    let (sims, states) = (routes_of(&seen, &known.plan.ids), states_of(&seen));
+    let (sims, states) = (routes_of(&seen, &known.plan.ids, &known.settings), states_of(&seen));
     let window = hello.window.clamp(1, context.limits.window_max);
     let make = |session| {
         Peer::new(NewPeer {
@@ -243,6 +246,7 @@ async fn begin(
             outgoing_frames_max: context.limits.outgoing_frames_max,
             software: devices::bounded(&hello.info).software.into(),
             sims,
+            settings_number: known.settings.number,
             states,
             accepts_work: known.state == DeviceState::Active,
         })

@@ -35,6 +35,7 @@ mod reader;
 mod registry;
 mod renewal;
 mod session;
+mod settings;
 mod silence;
 mod supervisor;
 mod sweeper;
@@ -47,11 +48,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use flotilla_protocol::id::DeviceId;
+use flotilla_protocol::id::{DeviceId, TenantId};
 use flotilla_protocol::wire::{Down, Refusal, Settings};
 use parking_lot::Mutex;
 use quinn::Endpoint;
 use ractor::{Actor, ActorCell};
+use rustc_hash::FxHashSet;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -63,7 +65,8 @@ use crate::fleet::controllers::Controllers;
 use crate::fleet::deny::DenyList;
 use crate::fleet::devices::Devices;
 use crate::fleet::enrollments::Enrollments;
-use crate::store::Catalog;
+use crate::fleet::sims::HoldNewSims;
+use crate::store::{Catalog, SqlError};
 
 use keys::EndpointKeys;
 use limits::{Addresses, Bucket};
@@ -91,6 +94,7 @@ pub struct GatewayConfig {
     /// What devices are told in `Welcome`.
     pub settings: Settings,
     pub recoveries_max: u32,
+    pub hold_new_sims: HoldNewSims,
     pub limits: Limits,
 }
 
@@ -130,6 +134,7 @@ struct Context {
     settings: Mutex<Settings>,
     controllers: Controllers,
     recoveries_max: u32,
+    hold_new_sims: HoldNewSims,
     shards: Arc<dyn ShardDoors>,
     catalog: Arc<dyn Catalog>,
     ca: Arc<Ca>,
@@ -182,6 +187,7 @@ pub async fn start(config: GatewayConfig, parts: Parts) -> Result<GatewayHandle,
         settings: Mutex::new(config.settings),
         controllers: parts.controllers,
         recoveries_max: config.recoveries_max,
+        hold_new_sims: config.hold_new_sims,
         shards: parts.shards,
         catalog: parts.catalog,
         ca: parts.ca,
@@ -283,6 +289,16 @@ impl GatewayHandle {
             peer.set_accepts_work(!draining);
             true
         })
+    }
+
+    /// Reads again what the SIMs of a tenant's connected devices may do, and tells its shard what has changed.
+    pub async fn refresh_settings(&self, tenant: TenantId) -> Result<(), SqlError> {
+        settings::refresh(&self.context, tenant).await
+    }
+
+    /// Tenants with a connected device that works by older settings than their last change, by its number.
+    pub fn tenants_behind(&self, last_change: impl Fn(TenantId) -> u64) -> FxHashSet<TenantId> {
+        settings::tenants_behind(&self.context, last_change)
     }
 
     /// Settings for one device until it reconnects. False when it is not connected.

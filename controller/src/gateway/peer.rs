@@ -16,6 +16,7 @@ use super::link::{Connection, Transport};
 use super::outbox::{Outbox, Pushed};
 use super::ports::ShardDoor;
 use super::session;
+use super::settings::CardSettings;
 use super::silence::Silence;
 use crate::ca::DeviceIdentity;
 use crate::domain::message::RouteKind;
@@ -49,6 +50,8 @@ pub(super) struct Peer {
 struct State {
     software: Box<str>,
     sims: Vec<RouteSim>,
+    /// The number of the change that the settings of `sims` are as new as.
+    settings_number: u64,
     /// What the device has said of each slot last, in its inventory or in telemetry.
     states: Vec<(u8, SimState)>,
     accepts_work: bool,
@@ -105,6 +108,7 @@ pub(super) struct NewPeer {
     pub(super) outgoing_frames_max: usize,
     pub(super) software: Box<str>,
     pub(super) sims: Vec<RouteSim>,
+    pub(super) settings_number: u64,
     pub(super) states: Vec<(u8, SimState)>,
     pub(super) accepts_work: bool,
 }
@@ -114,6 +118,7 @@ impl Peer {
         let state = State {
             software: new.software,
             sims: new.sims,
+            settings_number: new.settings_number,
             states: new.states,
             accepts_work: new.accepts_work,
             silence: Silence::default(),
@@ -248,14 +253,41 @@ impl Peer {
         }
     }
 
-    pub(super) fn set_sims(&self, sims: Vec<RouteSim>, states: Vec<(u8, SimState)>) {
+    pub(super) fn set_sims(&self, sims: Vec<RouteSim>, settings_number: u64, states: Vec<(u8, SimState)>) {
         let accepts_work = {
             let mut state = self.state.lock();
             state.sims.clone_from(&sims);
+            state.settings_number = settings_number;
             state.states = states;
             state.takes_work()
         };
         self.shard.device_changed(self.device(), self.session, sims, accepts_work);
+    }
+
+    pub(super) fn settings_number(&self) -> u64 {
+        self.state.lock().settings_number
+    }
+
+    /// What its SIMs may do has been read again; the shard hears of it when it differs.
+    pub(super) fn set_settings(&self, settings: &CardSettings) {
+        let changed = {
+            let mut state = self.state.lock();
+            if settings.number < state.settings_number {
+                return;
+            }
+            state.settings_number = settings.number;
+            let mut changed = false;
+            for sim in &mut state.sims {
+                if let Some(new) = settings.of(sim.sim).filter(|new| *new != sim.settings) {
+                    sim.settings = new;
+                    changed = true;
+                }
+            }
+            changed.then(|| (state.sims.clone(), state.accepts_work))
+        };
+        if let Some((sims, accepts_work)) = changed {
+            self.shard.device_changed(self.device(), self.session, sims, accepts_work);
+        }
     }
 
     pub(super) fn set_accepts_work(&self, accepts_work: bool) {
@@ -390,7 +422,7 @@ pub(super) fn states_of(sims: &[SimInfo]) -> Vec<(u8, SimState)> {
 }
 
 /// The routes of an inventory whose SIMs have these ids.
-pub(super) fn routes_of(sims: &[SimInfo], ids: &[(u8, SimId)]) -> Vec<RouteSim> {
+pub(super) fn routes_of(sims: &[SimInfo], ids: &[(u8, SimId)], settings: &CardSettings) -> Vec<RouteSim> {
     let route = |info: &SimInfo| {
         let (_, sim) = ids.iter().find(|(slot, _)| *slot == info.slot)?;
         let depth = info.depth.clamp(1, DEPTH_MAX);
@@ -399,7 +431,7 @@ pub(super) fn routes_of(sims: &[SimInfo], ids: &[(u8, SimId)]) -> Vec<RouteSim> 
             sim: *sim,
             depth,
             ready: info.state == SimState::Ready,
-            settings: Arc::default(),
+            settings: settings.of(*sim)?,
         })
     };
     sims.iter().filter_map(route).collect()

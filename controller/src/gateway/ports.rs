@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flotilla_protocol::id::{DeviceId, EnrollmentId, Epoch, SimId, TenantId};
 use flotilla_protocol::wire::{Held, Report, Telemetry};
+use flotilla_routing::Micros;
 
 use crate::fleet::sims::SimChange;
 use crate::shard::{DeviceSink, Link, RouteSim, ShardHandle, Shards};
@@ -78,6 +79,11 @@ pub enum FleetEvent {
     Telemetry {
         device: DeviceId,
         telemetry: Box<Telemetry>,
+    },
+    /// A balance was told that is not above what was set for it.
+    LowBalance {
+        sim: SimId,
+        amount: Micros,
     },
     /// Somebody came with a code that `device` had used before.
     EnrollmentReused {

@@ -40,6 +40,7 @@ pub const CATALOG: &[Migration] = migrations![
     3 "0003_shared_ca",
     4 "0004_aggregate_snapshots",
     5 "0005_shard_ledgers" breaks,
+    6 "0006_routing",
 ];
 
 /// How an engine calls the types.

@@ -2,11 +2,13 @@
 
 use flotilla_protocol::id::{DeviceId, EnrollmentId, SimId, TenantId};
 use flotilla_protocol::wire::{SimHealth, SimState, Telemetry};
+use flotilla_routing::Micros;
 use serde::Serialize;
 
 use super::Live;
 use super::render::Time;
 use crate::clock::{Clock, SystemClock};
+use crate::fleet::sims::SimChange;
 use crate::gateway::{FleetEvent, FleetEvents};
 
 impl FleetEvents for Live {
@@ -21,10 +23,13 @@ impl FleetEvents for Live {
                 self.publish(tenant, "device.offline", at_ms, &DeviceData { device, at, software: None });
             }
             FleetEvent::Sim { device, sim, change } => {
-                self.publish(tenant, "sim.changed", at_ms, &SimData { device, at, sim, change: change.as_str() });
+                self.publish(tenant, "sim.changed", at_ms, &SimData::new(device, at, sim, change));
             }
             FleetEvent::Telemetry { device, telemetry } => {
                 self.publish(tenant, "device.telemetry", at_ms, &TelemetryData::new(device, at, &telemetry));
+            }
+            FleetEvent::LowBalance { sim, amount } => {
+                self.publish(tenant, "sim.low_balance", at_ms, &BalanceData { sim, at, balance: amount });
             }
             FleetEvent::EnrollmentReused { enrollment, device } => {
                 self.publish(tenant, "enrollment.reused", at_ms, &ReusedData { enrollment, at, device });
@@ -42,6 +47,14 @@ struct DeviceData {
 }
 
 #[derive(Serialize)]
+struct BalanceData {
+    sim: SimId,
+    at: Time,
+    /// In the tenant's currency.
+    balance: Micros,
+}
+
+#[derive(Serialize)]
 struct ReusedData {
     enrollment: EnrollmentId,
     at: Time,
@@ -55,6 +68,22 @@ struct SimData {
     at: Time,
     sim: SimId,
     change: &'static str,
+    /// The card that was in its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    former: Option<SimId>,
+    /// It sends nothing until somebody confirms it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    held: bool,
+}
+
+impl SimData {
+    fn new(device: DeviceId, at: Time, sim: SimId, change: SimChange) -> Self {
+        let (former, held) = match change {
+            SimChange::Replaced { former, held } => (Some(former), held),
+            _ => (None, false),
+        };
+        Self { device, at, sim, change: change.as_str(), former, held }
+    }
 }
 
 #[derive(Serialize)]

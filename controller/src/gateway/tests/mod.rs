@@ -37,6 +37,7 @@ use crate::clock::SystemClock;
 use crate::domain::Now;
 use crate::fleet::audit::By;
 use crate::fleet::enrollments::{NewEnrollment, Redemption};
+use crate::fleet::sims::HoldNewSims;
 use crate::fleet::tenants::{self, Tenant};
 use crate::secrets::ClusterKeys;
 use crate::shard::{DeviceSink, Link, RouteSim};
@@ -235,6 +236,7 @@ impl World {
             dir: dir.path().join("gateway"),
             settings: Settings::default(),
             recoveries_max: 2,
+            hold_new_sims: HoldNewSims::Changed,
             limits,
         }
     }

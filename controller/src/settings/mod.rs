@@ -1,0 +1,169 @@
+//! Keeps the shards that are led here, and the links of devices, at what people have set: in the catalog, by whichever
+//! controller.
+//!
+//! A shard starts with the settings of its tenants ([`CatalogRouting`]), a link with those of its SIMs (`gateway::hello`). From
+//! then on the keeper looks for changes, by their numbers: at once after a change that was made here, and every two seconds for
+//! those that others have made. It is a reconciler: what it missed because the catalog did not answer, it does the next time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_protocol::id::{ShardId, TenantId};
+use flotilla_routing::settings::{TenantRouting, Tenants};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use tokio::sync::Mutex;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::fleet::routing;
+use crate::gateway::GatewayHandle;
+use crate::shard::{RoutingSource, Shards};
+use crate::store::{Catalog, SqlError, StoreError, Stores};
+
+const EVERY: Duration = Duration::from_secs(2);
+const CATALOG_DEADLINE: Duration = Duration::from_secs(5);
+/// Settings in memory; beyond it all are forgotten and read again.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// What a shard starts with.
+pub struct CatalogRouting {
+    catalog: Arc<dyn Catalog>,
+    shards: u16,
+}
+
+impl CatalogRouting {
+    pub fn new(stores: &Stores) -> Self {
+        Self { catalog: Arc::clone(&stores.catalog), shards: stores.journal.shards() }
+    }
+}
+
+impl RoutingSource for CatalogRouting {
+    fn tenants(&self, shard: ShardId) -> BoxFuture<'_, Result<Tenants, StoreError>> {
+        let read = async move {
+            let read = timeout(CATALOG_DEADLINE, routing::of_shard(&*self.catalog, shard, self.shards)).await;
+            let late = |_| StoreError::Unavailable("the settings of its tenants: no answer in time".to_owned());
+            read.map_err(late)?.map_err(|error| match error {
+                SqlError::Full => StoreError::Full,
+                other => StoreError::Unavailable(format!("the settings of its tenants: {other}")),
+            })
+        };
+        read.boxed()
+    }
+}
+
+/// One for each node. Cheap to clone.
+#[derive(Clone)]
+pub struct SettingsKeeper(Arc<Inner>);
+
+struct Inner {
+    catalog: Arc<dyn Catalog>,
+    shards: Shards,
+    gateway: Arc<GatewayHandle>,
+    /// Held while a look is under way, so that changes are told in their order.
+    known: Mutex<Known>,
+    remembered: RwLock<FxHashMap<TenantId, Arc<TenantRouting>>>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Everything up to this number is told.
+    last: u64,
+    /// The number of each tenant's last change.
+    tenants: FxHashMap<TenantId, u64>,
+}
+
+impl SettingsKeeper {
+    /// Everything that is there when it begins is known to the shards and links, which start after that.
+    pub async fn open(
+        catalog: Arc<dyn Catalog>,
+        shards: Shards,
+        gateway: Arc<GatewayHandle>,
+    ) -> Result<Self, SqlError> {
+        let mut known = Known::default();
+        while known.add(&routing::changes_after(&*catalog, known.last).await?) {}
+        let (known, remembered) = (Mutex::new(known), RwLock::default());
+        Ok(Self(Arc::new(Inner { catalog, shards, gateway, known, remembered })))
+    }
+
+    /// Looks every two seconds, for ever.
+    pub async fn run(self) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut blind = false;
+        loop {
+            ticks.tick().await;
+            let failed = match timeout(CATALOG_DEADLINE, self.look()).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("no answer in time".to_owned()),
+            };
+            if let Some(error) = failed.as_ref().filter(|_| !blind) {
+                tracing::warn!(error, "what people set about routing is not seen at the moment");
+            }
+            blind = failed.is_some();
+        }
+    }
+
+    /// Tells shards and links everything that has changed since the last look.
+    pub async fn look(&self) -> Result<(), SqlError> {
+        let inner = &*self.0;
+        let mut known = inner.known.lock().await;
+        loop {
+            let changes = routing::changes_after(&*inner.catalog, known.last).await?;
+            for (tenant, _) in &changes {
+                self.tell(*tenant).await?;
+            }
+            if !known.add(&changes) {
+                break;
+            }
+        }
+        // Links that came up with what was read before a change, while that change was told.
+        for tenant in inner.gateway.tenants_behind(|tenant| known.tenants.get(&tenant).copied().unwrap_or(0)) {
+            inner.gateway.refresh_settings(tenant).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, tenant: TenantId) -> Result<(), SqlError> {
+        let inner = &*self.0;
+        let settings = routing::get(&*inner.catalog, tenant).await?.settings;
+        self.remember(tenant, &settings);
+        if let Ok(shard) = inner.shards.of(tenant) {
+            shard.set_tenant(tenant, settings);
+        }
+        inner.gateway.refresh_settings(tenant).await
+    }
+
+    fn remember(&self, tenant: TenantId, settings: &Arc<TenantRouting>) {
+        let mut remembered = self.0.remembered.write();
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(tenant, Arc::clone(settings));
+    }
+
+    /// A tenant's settings, as of the last look at least.
+    pub async fn of(&self, tenant: TenantId) -> Result<Arc<TenantRouting>, SqlError> {
+        if let Some(settings) = self.0.remembered.read().get(&tenant) {
+            return Ok(Arc::clone(settings));
+        }
+        // Not while a look is under way: it may be about to remember newer ones.
+        let _known = self.0.known.lock().await;
+        let settings = routing::get(&*self.0.catalog, tenant).await?.settings;
+        self.remember(tenant, &settings);
+        Ok(settings)
+    }
+}
+
+impl Known {
+    /// True when there may be more.
+    fn add(&mut self, changes: &[(TenantId, u64)]) -> bool {
+        for (tenant, number) in changes {
+            self.tenants.insert(*tenant, *number);
+            self.last = self.last.max(*number);
+        }
+        !changes.is_empty()
+    }
+}
