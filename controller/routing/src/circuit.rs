@@ -4,6 +4,9 @@
 //! stored: an open circuit is half-open when its rest is over. That there is one probe at a time needs no memory either: while
 //! the circuit is not closed, a message may go only when nothing is in flight on the route.
 
+#[cfg(test)]
+mod tests;
+
 use flotilla_protocol::wire::ErrorClass;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -8,6 +8,8 @@ use flotilla_protocol::id::{SimId, TenantId};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::fact::recipient_hash;
+
 /// Recipients of a shard that are remembered at most. Half of it is the number that certainly are.
 pub const STICKY_MAX: usize = 32_768;
 
@@ -36,8 +38,7 @@ impl Sticky {
 
 fn key(tenant: TenantId, recipient: u64) -> u64 {
     let tenant = u128::from_be_bytes(tenant.to_bytes());
-    let tenant = (tenant >> 64) as u64 ^ tenant as u64;
-    recipient ^ tenant.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    recipient ^ recipient_hash((tenant >> 64) as u64 ^ recipient_hash(tenant as u64))
 }
 
 type Generation = Vec<([u8; 8], SimId)>;
