@@ -13,6 +13,8 @@
 //! | `circuit` | whether a route is used, rests, or is probed |
 //! | `presets` | limits of kinds of devices and of carriers |
 //! | `price` | what a message costs on a route |
+//! | `rules`, `plan` | which steps a message follows |
+//! | `table` | the routes that are there, and the choice among them |
 
 pub mod choice;
 pub mod circuit;
@@ -21,10 +23,15 @@ pub mod health;
 pub mod ledger;
 pub mod limits;
 pub mod money;
+mod opening;
+pub mod plan;
 pub mod presets;
 pub mod price;
 pub mod route;
+pub mod rules;
+mod seed;
 pub mod settings;
+pub mod table;
 
 pub use money::Micros;
 
