@@ -178,7 +178,12 @@ pub trait Maker: Send + Sync + 'static {
     /// Checks the signature first, in constant time, then reads.
     fn callback(&self, account: &Account, request: &Callback, now_ms: u64) -> Result<CallbackReply, CallbackError>;
 
-    /// Asks for the state of messages by the maker's ids (1 to 100), where it can be asked.
+    /// Most ids in one [`Maker::poll`].
+    fn poll_max(&self) -> usize {
+        100
+    }
+
+    /// Asks for the state of messages by the maker's ids (1 to [`Maker::poll_max`]), where it can be asked.
     fn poll(&self, _account: &Account, _ids: &[Box<str>], _now_ms: u64) -> Option<Result<Call, FieldError>> {
         None
     }

@@ -5,6 +5,13 @@
 
 use flotilla_protocol::wire::ErrorClass;
 
+pub(crate) mod aws_sns;
+pub(crate) mod bandwidth;
+pub(crate) mod messagebird;
+pub(crate) mod plivo;
+pub(crate) mod twilio;
+pub(crate) mod vonage;
+
 /// Code, what it means for the message, and what it is.
 pub(crate) type Table = &'static [(&'static str, ErrorClass, &'static str)];
 
@@ -26,4 +33,28 @@ pub(crate) fn flaws(table: Table) -> Vec<String> {
         }
     }
     flaws
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_each_code_once() {
+        let tables = [
+            aws_sns::AWS_SNS,
+            bandwidth::BANDWIDTH,
+            messagebird::ANSWER,
+            messagebird::NETWORK,
+            messagebird::REASON,
+            plivo::PLIVO,
+            twilio::TWILIO,
+            vonage::MESSAGES,
+            vonage::SMS_RECEIPT,
+            vonage::SMS_STATUS,
+        ];
+        for table in tables {
+            assert_eq!(flaws(table), Vec::<String>::new());
+        }
+    }
 }

@@ -17,7 +17,7 @@ use url::{Url, form_urlencoded};
 use crate::account::{Account, FieldError};
 use crate::errors::{Table, meaning};
 use crate::http_call::{Answer, Call};
-use crate::maker::{Judged, Refusal, Submitted};
+use crate::maker::{CallbackError, Capabilities, Judged, Refusal, Submitted};
 
 /// Largest body that is read at all; the carrier's bound.
 const BODY_MAX: usize = 256 * 1024;
@@ -25,6 +25,8 @@ const BODY_MAX: usize = 256 * 1024;
 const PAIRS_MAX: usize = 256;
 /// Longest id, code or name that is taken from a maker.
 const WORD_MAX: usize = 200;
+/// Longest code of a maker in a refusal.
+const CODE_MAX: usize = 48;
 /// Longest pause that a maker can ask for.
 const RETRY_AFTER_MAX_MS: u64 = 60 * 60 * 1000;
 /// A signature's time may be this far from ours, either way.
@@ -87,6 +89,32 @@ impl Call {
 /// A field of an account that cannot work, with the remedy.
 pub(crate) fn wrong(field: &str, problem: impl Into<Box<str>>) -> FieldError {
     FieldError { field: field.into(), problem: problem.into() }
+}
+
+/// Whether all fields and secrets that a maker needs are there.
+pub(crate) fn required(account: &Account, capabilities: &Capabilities) -> Result<(), FieldError> {
+    for (name, needed, _) in capabilities.fields {
+        if *needed {
+            account.field(name)?;
+        }
+    }
+    for (name, needed, _) in capabilities.secrets {
+        if *needed {
+            account.secret(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// A field that becomes a part of an address: letters, digits, `-` and `_` only, so that it can not lead elsewhere.
+pub(crate) fn path_word<'a>(account: &'a Account, name: &'static str) -> Result<&'a str, FieldError> {
+    let value = account.field(name)?;
+    let plain = value.len() <= 64 && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if plain {
+        Ok(value)
+    } else {
+        Err(wrong(name, "has other characters than letters, digits, `-` and `_`; copy it again"))
+    }
 }
 
 /// `+` and the digits.
@@ -206,6 +234,11 @@ pub(crate) fn micros_at(value: &Value, pointer: &str) -> Option<i64> {
     }
 }
 
+/// A currency in capitals, as ISO 4217 has them.
+pub(crate) fn currency(text: &str) -> Box<str> {
+    text.to_ascii_uppercase().into()
+}
+
 /// Unix milliseconds of an RFC 3339 time, or of one with a space in place of the `T`.
 pub(crate) fn rfc3339_ms(text: &str) -> Option<u64> {
     let time: Timestamp = text.trim().parse().ok()?;
@@ -281,16 +314,26 @@ pub(crate) fn seconds_at(value: &Value, pointer: &str) -> Option<u64> {
     }
 }
 
+/// Reports of makers that sign nothing are taken only where the account says so.
+pub(crate) fn unsigned_allowed(account: &Account) -> Result<(), CallbackError> {
+    if account.unsigned_callbacks { Ok(()) } else { Err(CallbackError::Unsigned) }
+}
+
 // What an answer means.
 
-/// A refusal with a maker's code. `text` is for people and holds no number and no text of the message.
+/// A refusal with a maker's code. `text` is for people and holds no number and no text of the message; of the code only letters,
+/// digits, `-`, `_` and `.` are kept, so that it can not carry any either.
 pub(crate) fn refusal(maker: &str, class: ErrorClass, code: &str, text: &str, answer: Option<&Answer>) -> Refusal {
     Refusal {
         class,
-        code: format!("{maker}-{code}").into(),
+        code: format!("{maker}-{}", plain(code)).into(),
         text: text.into(),
         retry_after_ms: answer.and_then(|answer| retry_after_ms(&answer.headers)),
     }
+}
+
+fn plain(code: &str) -> String {
+    code.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).take(CODE_MAX).collect()
 }
 
 /// What a table says of a code, or `otherwise` when it is not there.
@@ -322,6 +365,11 @@ pub(crate) fn by_status(maker: &str, answer: &Answer) -> Submitted {
 pub(crate) fn unclear(answer: &Answer) -> Submitted {
     let what = if answer.status.is_success() { "an answer that cannot be read" } else { "an error after the request" };
     Submitted::Unclear(format!("HTTP {}: {what}", answer.status.as_u16()).into())
+}
+
+/// A code after which the message may be on its way.
+pub(crate) fn doubt(maker: &str, code: &str) -> Submitted {
+    Submitted::Unclear(format!("{maker}-{}: it may have been taken", plain(code)).into())
 }
 
 /// What the answer to a harmless authenticated request says of the account, when its body says no more.

@@ -3,12 +3,29 @@
 //! A maker writes requests and reads answers without IO, so that each can be tested byte for byte. What several of them need
 //! (forms, Basic, signatures, bounded JSON, what an HTTP status means) is in [`kit`].
 
+mod aws_sns;
+mod bandwidth;
 pub(crate) mod kit;
+mod messagebird;
+mod plivo;
+#[cfg(test)]
+mod probe;
+mod twilio;
+mod vonage_messages;
+mod vonage_sms;
 
 use crate::maker::Maker;
 
 /// Every maker of an HTTP service, by name.
-static ALL: &[&dyn Maker] = &[];
+static ALL: &[&dyn Maker] = &[
+    &twilio::Twilio,
+    &vonage_sms::VonageSms,
+    &vonage_messages::VonageMessages,
+    &plivo::Plivo,
+    &aws_sns::AwsSns,
+    &bandwidth::Bandwidth,
+    &messagebird::MessageBird,
+];
 
 /// All makers of HTTP services. SMPP is not among them: it is a session, not requests.
 pub fn all() -> &'static [&'static dyn Maker] {
