@@ -170,14 +170,13 @@ impl Circuit {
     fn resting(&self, unix_ms: u64) -> Option<u64> {
         match self.state {
             State::Closed => None,
-            State::Open { until_ms, .. } if until_ms > unix_ms + REST_MAX_MS => Some(unix_ms),
+            State::Open { until_ms, .. } if until_ms > unix_ms.saturating_add(REST_MAX_MS) => Some(unix_ms),
             State::Open { until_ms, .. } => Some(until_ms),
         }
     }
 
     pub fn on(&mut self, outcome: Outcome, warning: Option<Warning>, at_ms: u64) -> Option<Shift> {
-        let at_ms = at_ms.max(self.clock_ms);
-        self.clock_ms = at_ms;
+        let at_ms = self.advance(at_ms);
         let shift = match verdict(outcome) {
             Some(true) => self.succeeded(at_ms),
             Some(false) => self.failed(at_ms),
@@ -190,6 +189,23 @@ impl Circuit {
             }
             _ => shift,
         }
+    }
+
+    /// The time that an outcome counts as of. One that is older than any rest tells of a clock that was put back: what is in its
+    /// future would hold the circuit until the clock gets there, so it ends now.
+    fn advance(&mut self, at_ms: u64) -> u64 {
+        if self.clock_ms <= at_ms.saturating_add(REST_MAX_MS) {
+            self.clock_ms = self.clock_ms.max(at_ms);
+            return self.clock_ms;
+        }
+        self.clock_ms = at_ms;
+        self.window = Window { since_ms: at_ms, ..Window::default() };
+        if let State::Open { until_ms, .. } = &mut self.state
+            && *until_ms > at_ms.saturating_add(REST_MAX_MS)
+        {
+            *until_ms = at_ms;
+        }
+        at_ms
     }
 
     fn succeeded(&mut self, at_ms: u64) -> Option<Shift> {
@@ -242,7 +258,7 @@ impl Circuit {
         let rest_ms = (REST_MIN_MS << self.level.min(20)).max(least_ms).min(REST_MAX_MS);
         self.level = self.level.saturating_add(1).min(20);
         self.successes = 0;
-        let until_ms = at_ms + rest_ms;
+        let until_ms = at_ms.saturating_add(rest_ms);
         self.state = State::Open { until_ms, because };
         Shift::Opened { until_ms, because }
     }

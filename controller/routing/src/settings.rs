@@ -46,7 +46,8 @@ pub struct Window {
     pub to: Box<str>,
 }
 
-/// A new SIM's budget grows: from the day after its first message on, `per_day[n]` segments on day n, then its own limits.
+/// A new SIM's budget grows: `per_day[0]` segments up to and on the day of its first message, then the next stage each day, and
+/// its own limits when they are through.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WarmUp {

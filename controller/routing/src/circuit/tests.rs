@@ -144,7 +144,12 @@ fn a_warning_rests_it_for_five_minutes() {
 fn a_clock_that_went_back_does_not_keep_it_open() {
     let mut circuit = sim();
     let until_ms = opens(&mut circuit, NOW_MS);
-    assert_eq!(circuit.may_send(until_ms - 86_400_000, 0), Gate::Probe);
+    let before_ms = until_ms - 86_400_000;
+    assert_eq!(circuit.may_send(before_ms, 0), Gate::Probe);
+    assert_eq!(circuit.on(SENT, None, before_ms), None);
+    assert_eq!(circuit.on(SENT, None, before_ms + 1), Some(Shift::Closed));
+    // And it opens as ever.
+    assert_eq!(opens(&mut circuit, before_ms + 2), before_ms + 2 + 2 * REST_MIN_MS);
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -36,7 +36,7 @@ impl History {
 
     /// When each slot began (Unix ms), and its score; the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u8)> + '_ {
-        self.slots.iter().map(|(slot, value)| (slot * SLOT_MS, *value))
+        self.slots.iter().map(|(slot, value)| (slot.saturating_mul(SLOT_MS), *value))
     }
 }
 

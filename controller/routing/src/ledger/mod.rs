@@ -174,7 +174,7 @@ impl Ledger {
         }
         let none = recipients::Followed::default();
         let followed = self.tenants.get(&tenant).map_or(&none, |known| &known.followed);
-        match followed.until(recipient, limit, in_flight, unix_ms) {
+        match followed.until(recipient, limit, in_flight, unix_ms, FOLLOWED_MAX) {
             Wait::No => Room::Yes,
             Wait::InFlight => Room::InFlight,
             Wait::Until(unix_ms) => Room::Until { unix_ms },
@@ -200,7 +200,7 @@ impl Ledger {
         self.devices.entry(charge.route.device).or_default().charge(charge, charge.day);
         let known = self.tenants.entry(tenant).or_default();
         known.counters.charge(charge, charge.tenant_day);
-        known.followed.add(charge.recipient, charge.at_ms, charge.recipient_window_s);
+        known.followed.add(charge.recipient, charge.at_ms, charge.recipient_window_s, FOLLOWED_MAX);
         self.sticky.set(tenant, charge.recipient, charge.route.sim);
     }
 
@@ -210,7 +210,7 @@ impl Ledger {
         self.swept_ms = now_ms;
         self.routes.retain(|_, known| {
             let charged = known.counters.prune(now_ms);
-            charged || known.health.last_ms().is_some_and(|last| last + FORGOTTEN_AFTER_MS > now_ms)
+            charged || known.health.last_ms().is_some_and(|last| last.saturating_add(FORGOTTEN_AFTER_MS) > now_ms)
         });
         self.devices.retain(|_, known| known.prune(now_ms));
         self.tenants.retain(|_, known| {

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::settings::RecipientLimit;
 
 /// Different recipients of a month that are told apart, for each scope. A limit may not be greater.
-pub const RECIPIENTS_MAX: u32 = 2_048;
+pub const RECIPIENTS_MAX: u32 = 1_024;
 /// Recipients of a tenant whose messages are followed for its limit by recipient. When so many have had messages inside the
 /// window, further ones wait until some leave it.
 pub const FOLLOWED_MAX: usize = 1_000_000;
@@ -89,14 +89,15 @@ pub(super) struct Followed {
 type Times = SmallVec<[u32; 2]>;
 
 impl Followed {
-    pub(super) fn add(&mut self, recipient: u64, at_ms: u64, window_s: u32) {
+    /// `most` recipients are followed, but for those whose messages were on their way already.
+    pub(super) fn add(&mut self, recipient: u64, at_ms: u64, window_s: u32, most: usize) {
         self.window_s = window_s;
         if window_s == 0 {
             self.times = FxHashMap::default();
             return;
         }
         let at_s = seconds_up(at_ms);
-        if self.times.len() >= FOLLOWED_MAX && at_s >= self.cleared_s.saturating_add((FULL_RETRY_MS / 1_000) as u32) {
+        if self.times.len() >= most && at_s >= self.cleared_s.saturating_add((FULL_RETRY_MS / 1_000) as u32) {
             self.cleared_s = at_s;
             self.prune(at_ms);
         }
@@ -107,13 +108,20 @@ impl Followed {
         times.drain(..passed.max(times.len().saturating_sub(TIMES_MAX)).min(times.len() - 1));
     }
 
-    /// When this recipient may have another message, with so many on their way to it. `None`: now.
-    pub(super) fn until(&self, recipient: u64, limit: RecipientLimit, in_flight: u32, now_ms: u64) -> Wait {
+    /// Whether this recipient has to wait for another message, with so many on their way to it.
+    pub(super) fn until(
+        &self,
+        recipient: u64,
+        limit: RecipientLimit,
+        in_flight: u32,
+        now_ms: u64,
+        most: usize,
+    ) -> Wait {
         let messages = usize::from(limit.messages);
         let Some(times) = self.times.get(&recipient) else {
             return match in_flight as usize >= messages {
                 true => Wait::InFlight,
-                false if self.times.len() >= FOLLOWED_MAX => Wait::Until(now_ms + FULL_RETRY_MS),
+                false if self.times.len() >= most => Wait::Until(now_ms + FULL_RETRY_MS),
                 false => Wait::No,
             };
         };
@@ -184,5 +192,41 @@ impl<'de> Deserialize<'de> for Followed {
         }
         let times = stored.times.into_iter().map(|(key, times)| (u64::from_be_bytes(key), times)).collect();
         Ok(Self { window_s: stored.window_s, cleared_s: stored.cleared_s, times })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_772_323_200_000;
+    const LIMIT: RecipientLimit = RecipientLimit { messages: 3, window_s: 600 };
+
+    #[test]
+    fn when_too_many_are_followed_unknown_ones_wait_and_known_ones_do_not() {
+        let mut followed = Followed::default();
+        (0..10).for_each(|recipient| followed.add(recipient, NOW_MS, LIMIT.window_s, 10));
+        let until = |followed: &Followed, recipient, now_ms| followed.until(recipient, LIMIT, 0, now_ms, 10);
+        assert_eq!(until(&followed, 99, NOW_MS), Wait::Until(NOW_MS + 60_000));
+        assert_eq!(until(&followed, 5, NOW_MS), Wait::No);
+        // One that was on its way counts all the same.
+        followed.add(99, NOW_MS, LIMIT.window_s, 10);
+        assert_eq!(followed.len(), 11);
+        // The window is over: the next charge clears them out.
+        let later_ms = NOW_MS + 600_000;
+        followed.add(5, later_ms, LIMIT.window_s, 10);
+        assert_eq!((followed.len(), until(&followed, 98, later_ms)), (1, Wait::No));
+    }
+
+    #[test]
+    fn the_last_hundred_messages_are_known() {
+        let mut followed = Followed::default();
+        (0..250).for_each(|n| followed.add(1, NOW_MS + n * 1_000, 86_400, 10));
+        let most = RecipientLimit { messages: 100, window_s: 86_400 };
+        // The hundredth from the end has to leave.
+        let leaves_ms = NOW_MS + 150_000 + 86_400_000;
+        assert_eq!(followed.until(1, most, 0, NOW_MS + 250_000, 10), Wait::Until(leaves_ms));
+        assert_eq!(followed.until(1, most, 0, leaves_ms, 10), Wait::No);
+        assert_eq!(followed.until(1, most, 1, leaves_ms, 10), Wait::InFlight);
     }
 }

@@ -34,6 +34,10 @@ impl Ring {
     fn since(&self, slot: u64) -> impl Iterator<Item = u64> + use<> {
         slot.max((self.newest + 1).saturating_sub(KEPT))..=self.newest
     }
+
+    fn sum_since(&self, slot: u64) -> u64 {
+        self.since(slot).map(|slot| u64::from(self.at(slot))).sum()
+    }
 }
 
 impl<const SLOT_MS: u64> Sliding<SLOT_MS> {
@@ -58,25 +62,24 @@ impl<const SLOT_MS: u64> Sliding<SLOT_MS> {
 
     /// Segments of the window that ends at this time. What is dated after it counts as well: a clock may have gone back.
     pub(crate) fn used(&self, now_ms: u64) -> u32 {
-        let Some(ring) = &self.ring else { return 0 };
-        ring.since(first_inside::<SLOT_MS>(now_ms)).fold(0, |sum, slot| sum.saturating_add(ring.at(slot)))
+        let used = self.ring.as_ref().map_or(0, |ring| ring.sum_since(first_inside::<SLOT_MS>(now_ms)));
+        u32::try_from(used).unwrap_or(u32::MAX)
     }
 
     /// The first time, from now on, at which no more than `allowed` segments are in the window, if nothing is added.
     pub(crate) fn free_at(&self, now_ms: u64, allowed: u32) -> u64 {
-        let mut used = self.used(now_ms);
-        let Some(ring) = self.ring.as_ref().filter(|_| used > allowed) else { return now_ms };
-        // A sum that was cut off at the top would leave the window too early.
-        let exact = |slots: &mut dyn Iterator<Item = u64>| slots.map(|slot| u64::from(ring.at(slot))).sum::<u64>();
-        let mut left = exact(&mut ring.since(first_inside::<SLOT_MS>(now_ms)));
-        for slot in ring.since(first_inside::<SLOT_MS>(now_ms)) {
-            left -= u64::from(ring.at(slot));
-            used = u32::try_from(left).unwrap_or(u32::MAX);
-            if used <= allowed {
-                return (slot + KEPT) * SLOT_MS - 1;
-            }
+        let Some(ring) = &self.ring else { return now_ms };
+        let first = first_inside::<SLOT_MS>(now_ms);
+        let mut used = ring.sum_since(first);
+        if used <= u64::from(allowed) {
+            return now_ms;
         }
-        (ring.newest + KEPT) * SLOT_MS - 1
+        let last = ring.since(first).find(|slot| {
+            used -= u64::from(ring.at(*slot));
+            used <= u64::from(allowed)
+        });
+        // The window has left a slot when it has left its last millisecond.
+        (last.unwrap_or(ring.newest) + KEPT) * SLOT_MS - 1
     }
 
     /// Drops everything when the newest charge is older than this.

@@ -392,7 +392,7 @@ fn what_is_wrong_is_named_with_its_remedy() {
     assert_eq!(limits(|limits| limits.per_day = Some(0)), Ok(()));
     for (change, expected) in [
         ((|limits| limits.per_day = Some(u32::MAX)) as fn(&mut Limits), "limits.per_day may be at most 1000000000;"),
-        (|limits| limits.recipients_per_month = Some(2_049), "limits.recipients_per_month may be at most 2048;"),
+        (|limits| limits.recipients_per_month = Some(1_025), "limits.recipients_per_month may be at most 1024;"),
         (|limits| limits.gap_ms = Some(86_400_001), "limits.gap_ms may be at most 86400000;"),
     ] {
         let error = limits(change).unwrap_err();
