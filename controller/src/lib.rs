@@ -17,6 +17,7 @@ pub mod follow;
 pub mod gateway;
 pub mod net_guard;
 pub mod peer;
+pub mod providers;
 pub mod secrets;
 pub mod settings;
 pub mod shard;

@@ -8,6 +8,8 @@ const SIM: &str = "sim_01kaqmpxm0e8xs6bhkrg5jrqzt";
 const TENANT: &str = "ten_01kaqmpxm0e8xs6bhkrg5jrqzt";
 const KEY: &str = "key_01kaqmpxm0e8xs6bhkrg5jrqzt";
 const ENROLLMENT: &str = "enr_01kaqmpxm0e8xs6bhkrg5jrqzt";
+const PROVIDER: &str = "prv_01kaqmpxm0e8xs6bhkrg5jrqzt";
+const SENDER: &str = "snd_01kaqmpxm0e8xs6bhkrg5jrqzt";
 const INBOUND: &str = "inb_01kaqmpxm0e8xs6bhkrg5jrqzt";
 
 pub fn send() -> Value {
@@ -127,6 +129,50 @@ pub fn routing_new() -> Value {
 
 pub fn routing() -> Value {
     json!({"version": 4, "changed_at": "2026-11-20T14:00:00.000Z", "settings": routing_new()})
+}
+
+pub fn provider_new() -> Value {
+    json!({"maker": "twilio", "name": "Twilio", "fields": {"account_sid": "AC00000000000000000000000000000000"},
+        "secrets": {"auth_token": "0123456789abcdef0123456789abcdef"},
+        "senders": [{"from": "+15005550006", "countries": ["US", "CA"], "limits": {"per_minute": 60}}],
+        "price": {"per_segment": "0.0079"}, "requests_per_second": 10, "low_balance": "20"})
+}
+
+pub fn provider() -> Value {
+    let limits = json!({"per_minute": null, "per_hour": null, "per_day": null, "per_month": null,
+        "recipients_per_month": null, "gap_ms": null, "gap_jitter_ms": null});
+    let mut sender_limits = limits.clone();
+    sender_limits["per_minute"] = json!(60);
+    json!({"id": PROVIDER, "maker": "twilio", "name": "Twilio", "enabled": true,
+        "fields": {"account_sid": "AC00000000000000000000000000000000"}, "secrets": {"auth_token": true},
+        "senders": [{"id": SENDER, "from": "+15005550006", "countries": ["US", "CA"], "limits": sender_limits,
+            "weight": 100}],
+        "limits": limits, "price": {"per_segment": "0.0079", "by_country": {}, "bundle_per_month": null},
+        "countries": [], "timezone": "", "window": 16, "requests_per_second": 10, "batch_size": 1, "timeout_ms": 10000,
+        "unsigned_callbacks": false, "low_balance": "20",
+        "callback_url": format!("https://sms.example.org/v1/callbacks/twilio/{PROVIDER}/aaaaaaaaaaaaaaaaaaaaaaaaaa"),
+        "created_at": "2026-11-20T08:00:00.000Z", "changed_at": "2026-11-20T08:00:00.000Z",
+        "balance": {"amount": "41.27", "currency": "USD", "at": "2026-11-20T13:55:00.000Z"},
+        "prices": {"US": {"amount": "0.0083", "currency": "USD", "at": "2026-11-20T13:59:58.000Z"}},
+        "live": {"state": "up", "since": "2026-11-20T08:00:00.000Z", "waiting": 0, "in_flight": 3,
+            "counters": {"accepted": 1204, "refused": 2, "unclear": 0, "delivered": 1187, "undelivered": 9, "inbound": 31,
+                "unknown_reports": 0}}})
+}
+
+pub fn provider_patch() -> Value {
+    json!({"enabled": true, "window": 32, "secrets": {"auth_token": "fedcba9876543210fedcba9876543210"}})
+}
+
+pub fn provider_test() -> Value {
+    json!({"verdict": "works", "detail": "the account is active"})
+}
+
+pub fn maker() -> Value {
+    json!({"name": "twilio", "title": "Twilio",
+        "fields": [{"name": "account_sid", "required": true, "meaning": "AC..., from the console"}],
+        "secrets": [{"name": "auth_token", "required": true, "meaning": "from the console; signs callbacks too"}],
+        "batch_max": 1, "batch": "one message per request", "callbacks": true, "signature": "HMAC-SHA1 over the URL and form",
+        "polls": true, "balance": true, "inbound": true})
 }
 
 pub fn ussd() -> Value {

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod auth;
 pub mod ca;
+pub mod callbacks;
 pub mod cluster;
 pub mod devices;
 pub mod enrollments;
@@ -22,6 +23,7 @@ pub mod ops;
 pub mod page;
 pub mod params;
 pub mod problem;
+pub mod providers;
 pub mod qr;
 pub mod routing;
 pub mod server;
@@ -50,6 +52,7 @@ use crate::follow::live::Live;
 use crate::gateway::GatewayHandle;
 use crate::peer::Cluster;
 use crate::settings::SettingsKeeper;
+use crate::providers::Providers;
 use crate::shard::{ShardError, Shards};
 use crate::store::{SqlError, StoreError, Stores};
 
@@ -75,6 +78,7 @@ pub struct State {
     pub ca: Arc<Ca>,
     pub gateway: Arc<GatewayHandle>,
     pub settings: SettingsKeeper,
+    pub providers: Providers,
     pub live: Live,
     pub cluster: Cluster,
     pub clock: Arc<dyn Clock>,

@@ -3,7 +3,7 @@
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Router, http::HeaderValue};
 use bytes::Bytes;
 use serde_json::json;
@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::problem::{CONTENT_TYPE, Code, Problem, ProblemDocument};
 use super::{Api, audit, ca, cluster, devices, enrollments, events, forward, health, inbound, keys};
-use super::{messages, ops, routing, sims, stats, tenants};
+use super::{callbacks, messages, ops, providers, routing, sims, stats, tenants};
 
 const DOCS: &str = include_str!("docs.html");
 
@@ -39,6 +39,7 @@ const DOCS: &str = include_str!("docs.html");
         (name = "devices", description = "Gateways"),
         (name = "sims", description = "SIMs"),
         (name = "routing", description = "Which route a message takes: rules, plans, limits, money"),
+        (name = "providers", description = "Accounts at online SMS services"),
         (name = "fleet", description = "The fleet's health"),
         (name = "stats", description = "Statistics"),
         (name = "keys", description = "API keys"),
@@ -61,6 +62,7 @@ fn led() -> OpenApiRouter<Api> {
         .merge(devices::routes())
         .merge(sims::routes())
         .merge(routing::routes())
+        .merge(providers::routes())
         .merge(health::routes())
         .merge(stats::routes())
         .merge(keys::routes())
@@ -90,6 +92,7 @@ pub fn router(api: Api) -> Router {
     router
         .route("/openapi.json", get(move || async move { document_answer(text) }))
         .route("/docs", get(async || Html(DOCS)))
+        .route(callbacks::PATH, any(callbacks::take))
         .fallback(async || Problem::new(Code::NotFound, "there is no such endpoint; see /docs"))
         .method_not_allowed_fallback(async || {
             Problem::new(Code::MethodNotAllowed, "this endpoint has other methods; see /docs")

@@ -4,6 +4,7 @@
 //! stores ── followers (rows, aggregates) ── trimmer
 //!   ├───── shards (under the coordinator: this node's own, or the cluster's)
 //!   ├───── CA, fleet ── gateway (devices)
+//!   ├───── accounts ── providers (online services)
 //!   └───── API (clients, and over peer links the other controllers)
 //! ```
 //! Going down: in a cluster the shards go to the others first, while requests still find their way to them. Then no new
@@ -112,8 +113,9 @@ async fn assemble(config: &Config, stores: Stores, company: Company, stores_shar
     let quic_addr = gateway.local_addr();
     let keeper = SettingsKeeper::open(Arc::clone(&stores.catalog), led.clone(), Arc::clone(&gateway)).await?;
     let keeping = tokio::spawn(keeper.clone().run());
-    let api =
-        parts::make_api(config, &stores, &followers, led, fleet, gateway, keeper, cluster, clock, closing.clone());
+    let providers = parts::start_providers(config, &stores, led, &followers, &clock).await?;
+    let doors = parts::Doors { gateway, providers };
+    let api = parts::make_api(config, &stores, &followers, led, fleet, doors, keeper, cluster, clock, closing.clone());
     let upkeep = tokio::spawn(upkeep(api.clone(), followers.all.clone(), metrics.clone()));
 
     let limits = ServerLimits {
@@ -203,7 +205,7 @@ impl Node {
         if let Some(peers) = self.peers {
             peers.shutdown(self.drain).await;
         }
-        self.api.gateway.shutdown().await;
+        tokio::join!(self.api.gateway.shutdown(), self.api.providers.shutdown());
         self.shards.shutdown().await;
         self.followers.stop().await;
         for task in [self.upkeep, self.keeping] {

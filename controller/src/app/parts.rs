@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::api::auth::KeyRing;
 use crate::api::messages::pins::Pins;
@@ -23,7 +24,10 @@ use crate::follow::aggregates::{self, Aggregates, Snapshots};
 use crate::follow::live::Live;
 use crate::follow::{self, FollowOptions, Leads, RowsFollower, RowsReader, trim_behind};
 use crate::gateway::{self, GatewayConfig, GatewayError, GatewayHandle};
+use crate::net_guard::NetGuard;
 use crate::peer::Cluster;
+use crate::providers::accounts::Accounts;
+use crate::providers::{self, Providers};
 use crate::secrets::{ClusterKeys, KEY_FILE};
 use crate::settings::{CatalogRouting, SettingsKeeper};
 use crate::shard::{ShardDeps, ShardSettings, Shards};
@@ -97,14 +101,41 @@ pub(super) fn shard_deps(config: &Config, stores: &Stores, followers: &Followers
 pub(super) async fn open_ca(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Ca>> {
     let now_s = clock.now().unix_ms / 1000;
     let trust_domain = TrustDomain::parse(&config.ca.trust_domain)?;
-    let secrets = match &config.cluster.key_file {
-        Some(file) => ClusterKeys::read(file)?,
-        None => ClusterKeys::read_or_create(&config.data_dir.join(KEY_FILE))?,
-    };
+    let secrets = cluster_keys(config)?;
     // Where single nodes had it before it was in the store.
     let former = config.data_dir.join("ca");
     let ca = Ca::open(Arc::clone(&stores.catalog), secrets, trust_domain, Some(&former), now_s).await;
     Ok(Arc::new(ca.context("opening the certificate authority")?))
+}
+
+fn cluster_keys(config: &Config) -> anyhow::Result<ClusterKeys> {
+    Ok(match &config.cluster.key_file {
+        Some(file) => ClusterKeys::read(file)?,
+        None => ClusterKeys::read_or_create(&config.data_dir.join(KEY_FILE))?,
+    })
+}
+
+/// Accounts at online providers, at work where their tenants' shards are led.
+pub(super) async fn start_providers(
+    config: &Config,
+    stores: &Stores,
+    shards: &Shards,
+    followers: &Followers,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Providers> {
+    let guard = NetGuard { allow_private: config.providers.allow_private_addresses };
+    let accounts = Accounts::open(Arc::clone(&stores.catalog), cluster_keys(config)?, guard).await;
+    let public_url = config.http.public_url.as_deref().map(Url::parse).transpose().context("http.public_url")?;
+    let needs = providers::Needs {
+        catalog: Arc::clone(&stores.catalog),
+        accounts: accounts.context("opening the provider accounts")?,
+        shards: Arc::new(shards.clone()),
+        led: shards.changes(),
+        events: Arc::new(followers.live.clone()),
+        clock: Arc::clone(clock),
+        public_url,
+    };
+    Ok(providers::start(needs).await?)
 }
 
 /// Where devices connect, and what they are told of it.
@@ -221,6 +252,12 @@ pub(super) async fn start_gateway(
     })?))
 }
 
+/// Where messages leave: gateways, and online services.
+pub(super) struct Doors {
+    pub(super) gateway: Arc<GatewayHandle>,
+    pub(super) providers: Providers,
+}
+
 #[expect(clippy::too_many_arguments, reason = "the one place where everything comes together")]
 pub(super) fn make_api(
     config: &Config,
@@ -228,7 +265,7 @@ pub(super) fn make_api(
     followers: &Followers,
     shards: &Shards,
     fleet: Fleet,
-    gateway: Arc<GatewayHandle>,
+    doors: Doors,
     settings: SettingsKeeper,
     cluster: Cluster,
     clock: Arc<dyn Clock>,
@@ -246,8 +283,9 @@ pub(super) fn make_api(
         sims: fleet.sims,
         enrollments: fleet.enrollments,
         ca: fleet.ca,
-        gateway,
+        gateway: doors.gateway,
         settings,
+        providers: doors.providers,
         cluster,
         clock,
         uploads: Arc::new(Semaphore::new(config.limits.bulk_uploads_max)),

@@ -18,6 +18,7 @@ mod inbound;
 mod keys;
 mod list;
 mod messages;
+mod providers;
 mod send;
 mod show;
 mod sims;
@@ -52,6 +53,8 @@ pub enum ClientCommand {
     Devices(Group<devices::Devices>),
     /// SIMs: look, name
     Sims(Group<sims::Sims>),
+    /// Accounts at online SMS services
+    Providers(Group<providers::Providers>),
     /// Invite a gateway: draws the QR code that it scans
     #[command(after_help = enroll::EXAMPLE)]
     Enroll(Call<enroll::Enroll>),
@@ -181,6 +184,7 @@ async fn dispatch(command: ClientCommand) -> Result<ExitCode, CliError> {
         C::Inbound(Call { options, args }) => args.run(&Session::open(&options)?).await?,
         C::Devices(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Sims(Group { options, command }) => command.run(&Session::open(&options)?).await?,
+        C::Providers(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Enroll(Call { options, args }) => args.run(&Session::open(&options)?).await?,
         C::Health(Call { options, args }) => args.run(&Session::open(&options)?).await?,
         C::Stats(Call { options, args }) => args.run(&Session::open(&options)?).await?,

@@ -37,12 +37,16 @@ pub struct Config {
     pub log: Log,
     pub ca: Ca,
     pub cluster: Cluster,
+    pub providers: Providers,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     pub addr: SocketAddr,
+    /// Where others reach the API from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_addr: Option<SocketAddr>,
     pub connections_max: u32,
@@ -94,6 +98,13 @@ pub enum LogFormat {
     Json,
 }
 
+/// Accounts at online SMS services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Providers {
+    pub allow_private_addresses: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ca {
@@ -112,6 +123,7 @@ impl Default for Config {
             log: Log::default(),
             ca: Ca::default(),
             cluster: Cluster::default(),
+            providers: Providers::default(),
         }
     }
 }
@@ -120,6 +132,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             addr: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: None,
             metrics_addr: None,
             connections_max: 4096,
             header_timeout_s: 10,
@@ -310,6 +323,8 @@ impl Config {
         need(!self.data_dir.as_os_str().is_empty(), "data_dir", "name a folder");
         need((1..=1_000_000).contains(&self.http.connections_max), "http.connections_max", "give 1 to 1000000");
         need((1..=300).contains(&self.http.header_timeout_s), "http.header_timeout_s", "give 1 to 300 seconds");
+        let public_url = self.http.public_url.as_deref().is_none_or(is_public_url);
+        need(public_url, "http.public_url", "give an address such as https://sms.example.org, without a query");
         need(self.http.drain_s <= 300, "http.drain_s", "give at most 300 seconds");
         need(self.quic.advertise.len() <= ADVERTISE_MAX, "quic.advertise", "name at most 8 addresses");
         let named = self.quic.advertise.iter().all(|text| is_named_address(text));
@@ -337,6 +352,13 @@ impl Config {
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string_pretty(self)
     }
+}
+
+/// `https://host` with a path perhaps.
+fn is_public_url(text: &str) -> bool {
+    let good =
+        |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
+    url::Url::parse(text).is_ok_and(|url| good(&url) && url.has_host())
 }
 
 /// `host:port`.

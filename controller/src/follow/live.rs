@@ -9,7 +9,7 @@
 //! | `ready` | yes | first of a stream that was not resumed: what is committed from now on follows |
 //! | `message.accepted, queued, dispatched, unknown, sent, delivered, failed, expired, cancelled` | yes | ids, state, attempt, route, error; no number, no text |
 //! | `inbound.received` | yes | the message |
-//! | `device.online, offline, telemetry`, `sim.changed`, `enrollment.reused` | no | as published; not kept, so not repeated on a resume |
+//! | `device.online, offline, telemetry`, `sim.changed`, `enrollment.reused`, `provider.up, down, low_balance` | no | as published; not kept, so not repeated on a resume |
 //! | `reset` | if the journal's past is lost | `{"list": [...]}`: what to list again |
 //!
 //! An id is a place in the journal of a shard, whoever leads it: a sequence is given once, under one epoch. So the stream of a

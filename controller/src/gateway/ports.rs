@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use flotilla_protocol::id::{DeviceId, EnrollmentId, Epoch, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, EnrollmentId, Epoch, ProviderId, SimId, TenantId};
 use flotilla_protocol::wire::{Held, Report, Telemetry};
 use flotilla_routing::Micros;
 
 use crate::fleet::sims::SimChange;
+use crate::providers::account::NotedBalance;
 use crate::shard::{DeviceSink, Link, RouteSim, ShardHandle, Shards};
 
 /// Finds the shard of a tenant; `None` while this node does not lead it.
@@ -89,6 +90,19 @@ pub enum FleetEvent {
     EnrollmentReused {
         enrollment: EnrollmentId,
         device: Option<DeviceId>,
+    },
+    /// The account is at work, or has answered again.
+    ProviderUp {
+        provider: ProviderId,
+    },
+    ProviderDown {
+        provider: ProviderId,
+        reason: String,
+    },
+    /// It has fallen below what its account asks for.
+    ProviderLowBalance {
+        provider: ProviderId,
+        balance: NotedBalance,
     },
 }
 

@@ -41,6 +41,7 @@ pub const CATALOG: &[Migration] = migrations![
     4 "0004_aggregate_snapshots",
     5 "0005_shard_ledgers" breaks,
     6 "0006_routing",
+    7 "0007_providers",
 ];
 
 /// How an engine calls the types.

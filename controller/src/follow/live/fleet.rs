@@ -1,6 +1,6 @@
 //! What the gateway publishes, as its tenant's subscribers see it.
 
-use flotilla_protocol::id::{DeviceId, EnrollmentId, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, EnrollmentId, ProviderId, SimId, TenantId};
 use flotilla_protocol::wire::{SimHealth, SimState, Telemetry};
 use flotilla_routing::Micros;
 use serde::Serialize;
@@ -10,6 +10,7 @@ use super::render::Time;
 use crate::clock::{Clock, SystemClock};
 use crate::fleet::sims::SimChange;
 use crate::gateway::{FleetEvent, FleetEvents};
+use crate::providers::account::Decimal;
 
 impl FleetEvents for Live {
     fn publish(&self, tenant: TenantId, event: FleetEvent) {
@@ -34,6 +35,16 @@ impl FleetEvents for Live {
             FleetEvent::EnrollmentReused { enrollment, device } => {
                 self.publish(tenant, "enrollment.reused", at_ms, &ReusedData { enrollment, at, device });
             }
+            FleetEvent::ProviderUp { provider } => {
+                self.publish(tenant, "provider.up", at_ms, &ProviderData { provider, at, reason: None });
+            }
+            FleetEvent::ProviderDown { provider, reason } => {
+                self.publish(tenant, "provider.down", at_ms, &ProviderData { provider, at, reason: Some(reason) });
+            }
+            FleetEvent::ProviderLowBalance { provider, balance } => {
+                let (amount, currency) = (Decimal(balance.micros).to_string(), balance.currency);
+                self.publish(tenant, "provider.low_balance", at_ms, &ProviderBalanceData { provider, at, amount, currency });
+            }
         }
     }
 }
@@ -52,6 +63,23 @@ struct BalanceData {
     at: Time,
     /// In the tenant's currency.
     balance: Micros,
+}
+
+#[derive(Serialize)]
+struct ProviderData {
+    provider: ProviderId,
+    at: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ProviderBalanceData {
+    provider: ProviderId,
+    at: Time,
+    /// A decimal.
+    amount: String,
+    currency: Box<str>,
 }
 
 #[derive(Serialize)]

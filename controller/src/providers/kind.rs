@@ -1,0 +1,36 @@
+//! What an account speaks: one of the makers' HTTP interfaces, or SMPP.
+
+use flotilla_providers::{Account, Capabilities, FieldError, Maker, makers};
+
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Http(&'static dyn Maker),
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.capabilities().name)
+    }
+}
+
+impl Kind {
+    pub fn by_name(name: &str) -> Option<Self> {
+        makers::by_name(name).map(Self::Http)
+    }
+
+    pub fn all() -> Vec<Self> {
+        makers::all().iter().map(|maker| Self::Http(*maker)).collect()
+    }
+
+    pub fn capabilities(self) -> &'static Capabilities {
+        match self {
+            Self::Http(maker) => maker.capabilities(),
+        }
+    }
+
+    pub fn check(self, account: &Account) -> Result<(), FieldError> {
+        match self {
+            Self::Http(maker) => maker.check(account),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Provider accounts end to end.
