@@ -51,8 +51,8 @@ use crate::follow::aggregates::Aggregates;
 use crate::follow::live::Live;
 use crate::gateway::GatewayHandle;
 use crate::peer::Cluster;
-use crate::settings::SettingsKeeper;
 use crate::providers::Providers;
+use crate::settings::SettingsKeeper;
 use crate::shard::{ShardError, Shards};
 use crate::store::{SqlError, StoreError, Stores};
 

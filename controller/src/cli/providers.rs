@@ -29,10 +29,8 @@ pub enum Providers {
         id: String,
     },
     /// Add an account
-    #[command(
-        after_help = "Example:\n  flotilla providers add twilio 'Main account' --field account_sid=AC123 \
-                      --secret auth_token=@token.txt --sender +15005550006"
-    )]
+    #[command(after_help = "Example:\n  flotilla providers add twilio 'Main account' --field account_sid=AC123 \
+                      --secret auth_token=@token.txt --sender +15005550006")]
     Add {
         /// One of `flotilla providers makers`
         maker: String,

@@ -43,7 +43,12 @@ impl FleetEvents for Live {
             }
             FleetEvent::ProviderLowBalance { provider, balance } => {
                 let (amount, currency) = (Decimal(balance.micros).to_string(), balance.currency);
-                self.publish(tenant, "provider.low_balance", at_ms, &ProviderBalanceData { provider, at, amount, currency });
+                self.publish(
+                    tenant,
+                    "provider.low_balance",
+                    at_ms,
+                    &ProviderBalanceData { provider, at, amount, currency },
+                );
             }
         }
     }
