@@ -163,6 +163,10 @@ pub fn provider_patch() -> Value {
     json!({"enabled": true, "window": 32, "secrets": {"auth_token": "fedcba9876543210fedcba9876543210"}})
 }
 
+pub fn provider_removed() -> Value {
+    json!({"id": PROVIDER, "removed": true})
+}
+
 pub fn provider_test() -> Value {
     json!({"verdict": "works", "detail": "the account is active"})
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use flotilla_protocol::id::ProviderId;
 use flotilla_providers::{Capabilities, Judged};
 use flotilla_routing::Micros;
@@ -390,16 +390,26 @@ pub async fn patch(
     Ok(json::ok(&ProviderView::now(&api, &provider)))
 }
 
+#[derive(Serialize, ToSchema)]
+#[schema(title = "ProviderRemoved")]
+pub struct RemovedView {
+    #[schema(value_type = String)]
+    id: ProviderId,
+    removed: bool,
+}
+
 /// Remove an account. What it has submitted keeps its state; later reports about it are not understood any more.
 #[utoipa::path(
     delete, path = "/v1/providers/{id}", tag = "providers", operation_id = "removeProvider",
     params(("id" = String, Path, example = "prv_01kaqmpxm0e8xs6bhkrg5jrqzt")),
-    responses((status = 204, description = "Removed"))
+    responses((
+        status = 200, description = "Removed", body = RemovedView, example = json!(examples::provider_removed())
+    ))
 )]
 pub async fn remove(State(api): State<Api>, who: In<Admin>, Id(id): Id<ProviderId>) -> Result<Response, Problem> {
     let by = who.caller.by(api.now_ms());
     api.providers.accounts().remove(by, who.tenant, id).await.map_err(problem)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(json::ok(&RemovedView { id, removed: true }))
 }
 
 /// What a test of an account has found.

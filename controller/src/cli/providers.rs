@@ -186,7 +186,8 @@ impl Providers {
             }
             Self::Makers { name } => return makers(session, name).await,
             Self::Remove { id } => {
-                return client.delete(&["providers", &id]).answer().await.map(drop);
+                let answer = client.delete(&["providers", &id]).answer().await?;
+                return session.print(&answer, |_| Ok(format!("{} is removed\n", super::show::clean(&id))));
             }
             Self::Test { id } => {
                 let answer = client.post(&["providers", &id, "test"]).answer().await?;

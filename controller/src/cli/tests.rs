@@ -24,7 +24,7 @@ use super::sse::SseEvent;
 use super::{
     ClientCommand, Session, audit, bulk, ca, cluster, devices, enroll, events, health, inbound, keys, messages,
 };
-use super::{dispatch, run, sims, stats, tenants};
+use super::{dispatch, providers, run, sims, stats, tenants};
 use crate::api::examples;
 use crate::api::problem::{Code, Problem};
 
@@ -99,6 +99,8 @@ fn the_examples_of_the_documentation_become_tables() {
         table::<sims::Sim>(&examples::sim(), None),
         &format!("sim_{ulid} ready +255700000001 Vodacom 1 Vodacom -83 dBm dev_{ulid}"),
     );
+    at(table::<providers::Provider>(&examples::provider(), None), &format!("prv_{ulid} twilio up 3 41.27 USD Twilio"));
+    at(table::<providers::Maker>(&examples::maker(), None), "twilio Twilio 1 calls back, is asked balance, inbound");
     at(table::<enroll::Enrollment>(&examples::enrollment(), None), &format!("enr_{ulid} open now Front desk"));
     at(table::<keys::Key>(&examples::key(), None), &format!("key_{ulid} enabled send,read 100/min 60m ago web shop"));
     at(table::<tenants::Tenant>(&examples::tenant(), None), &format!("ten_{ulid} enabled 19d ago Arusha Clinic"));
