@@ -18,7 +18,7 @@ pub enum Platform {
     Simulated,
 }
 
-/// Segments per minute that Android lets an app send without asking its user.
+/// Segments per minute that Android lets an app send on a SIM without asking its user (AOSP `SmsUsageMonitor`, 4.2 and later).
 pub const ANDROID_PER_MINUTE: u32 = 30;
 
 /// The limits of a kind of device.
