@@ -145,14 +145,14 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_recipient_limit()(messages in 1..20u16, window_s in prop_oneof![1..600u32, 1..90_000u32]) -> RecipientLimit {
+    fn any_recipient_limit()(messages in 1..12u16, window_s in prop_oneof![1..6u32, 1..600u32, 1..90_000u32]) -> RecipientLimit {
         RecipientLimit { messages, window_s }
     }
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        3 => prop_oneof![0..3_000u64, 0..90_000u64, 0..1_500_000u64].prop_map(|ms| Event::Pass { ms }),
+        3 => prop_oneof![0..900u64, 0..3_000u64, 0..90_000u64, 0..1_500_000u64].prop_map(|ms| Event::Pass { ms }),
         6 => (1..4u8, 0..12u8).prop_map(|(segments, recipient)| Event::Ask { segments, recipient }),
         4 => (any::<usize>(), 0..=1_000u64).prop_map(|(which, at)| Event::Land { which, at }),
         1 => any::<usize>().prop_map(|which| Event::Back { which }),
@@ -172,6 +172,24 @@ proptest! {
         events.iter().for_each(|event| world.step(event));
         while !world.flying.is_empty() {
             world.step(&Event::Land { which: 0, at: 700 });
+        }
+        world.check();
+    }
+
+    /// The same with nothing but a short window by recipient, and steps smaller than its seconds.
+    #[test]
+    fn no_recipient_has_more_than_its_limit(
+        messages in 1..4u16,
+        window_s in 1..4u32,
+        steps in proptest::collection::vec((1..700u64, 0..=1_000u64, any::<bool>()), 1..60),
+    ) {
+        let mut world = World::new(Limits::default(), RecipientLimit { messages, window_s });
+        for (ms, at, lands) in steps {
+            world.step(&Event::Pass { ms });
+            world.step(&Event::Ask { segments: 1, recipient: 1 });
+            if lands {
+                world.step(&Event::Land { which: 0, at });
+            }
         }
         world.check();
     }
