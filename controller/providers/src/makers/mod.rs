@@ -3,13 +3,22 @@
 //! A maker writes requests and reads answers without IO, so that each can be tested byte for byte. What several of them need
 //! (forms, Basic, signatures, bounded JSON, what an HTTP status means) is in [`kit`].
 
+mod africas_talking;
 mod aws_sns;
 mod bandwidth;
+mod beem;
+mod clicksend;
+#[cfg(test)]
+mod documented;
+mod generic_http;
+mod infobip;
 pub(crate) mod kit;
 mod messagebird;
 mod plivo;
 #[cfg(test)]
 mod probe;
+mod sms_broadcast;
+mod telstra;
 mod twilio;
 mod vonage_messages;
 mod vonage_sms;
@@ -25,6 +34,13 @@ static ALL: &[&dyn Maker] = &[
     &aws_sns::AwsSns,
     &bandwidth::Bandwidth,
     &messagebird::MessageBird,
+    &africas_talking::AfricasTalking,
+    &beem::Beem,
+    &clicksend::ClickSend,
+    &generic_http::GenericHttp,
+    &infobip::Infobip,
+    &sms_broadcast::SmsBroadcast,
+    &telstra::Telstra,
 ];
 
 /// All makers of HTTP services. SMPP is not among them: it is a session, not requests.
