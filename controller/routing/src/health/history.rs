@@ -10,23 +10,23 @@ pub const SLOTS: usize = 96;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// Number of the slot since 1970, and its last score; the newest last.
-    slots: Vec<(u64, u8)>,
+    slots: Vec<(u32, u8)>,
 }
 
 impl History {
     /// Whether this time is in a slot that has no value, and that none after it has one.
     pub(crate) fn begins_slot(&self, unix_ms: u64) -> bool {
-        self.slots.last().is_none_or(|(newest, _)| *newest < unix_ms / SLOT_MS)
+        self.slots.last().is_none_or(|(newest, _)| *newest < slot_of(unix_ms))
     }
 
     /// The last value of a slot counts. What is older than the newest slot is not kept.
     pub fn note(&mut self, unix_ms: u64, value: u8) {
-        let slot = unix_ms / SLOT_MS;
+        let slot = slot_of(unix_ms);
         match self.slots.last_mut() {
             Some((newest, last)) if *newest == slot => *last = value,
             Some((newest, _)) if *newest > slot => {}
             _ => {
-                let kept = (slot + 1).saturating_sub(SLOTS as u64);
+                let kept = slot.saturating_add(1).saturating_sub(SLOTS as u32);
                 let old = self.slots.partition_point(|(slot, _)| *slot < kept);
                 self.slots.drain(..old);
                 self.slots.push((slot, value));
@@ -36,8 +36,12 @@ impl History {
 
     /// When each slot began (Unix ms), and its score; the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u8)> + '_ {
-        self.slots.iter().map(|(slot, value)| (slot.saturating_mul(SLOT_MS), *value))
+        self.slots.iter().map(|(slot, value)| (u64::from(*slot) * SLOT_MS, *value))
     }
+}
+
+fn slot_of(unix_ms: u64) -> u32 {
+    u32::try_from(unix_ms / SLOT_MS).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
