@@ -14,12 +14,18 @@
 //! | `presets` | limits of kinds of devices and of carriers |
 //! | `price` | what a message costs on a route |
 //! | `rules`, `plan` | which steps a message follows |
+//! | `check` | what a tenant may set |
+//! | `learn` | weights that learn from what was delivered |
+//! | `explain` | why a message takes the route that it takes |
 //! | `table` | the routes that are there, and the choice among them |
 
+pub mod check;
 pub mod choice;
 pub mod circuit;
+pub mod explain;
 pub mod fact;
 pub mod health;
+pub mod learn;
 pub mod ledger;
 pub mod limits;
 pub mod money;

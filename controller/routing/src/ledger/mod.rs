@@ -29,6 +29,7 @@ use crate::fact::{Charge, Fact, Outcome};
 use crate::health::history::History;
 use crate::health::score::score;
 use crate::health::{Health, Warning};
+use crate::learn::Learned;
 use crate::limits::Room;
 use crate::route::Route;
 use crate::settings::RecipientLimit;
@@ -70,11 +71,15 @@ struct RouteState {
     health: Health,
     circuit: Circuit,
     history: History,
+    learned: Learned,
 }
 
 impl PartialEq for RouteState {
     fn eq(&self, other: &Self) -> bool {
-        self.counters == other.counters && self.health == other.health && self.circuit == other.circuit
+        self.counters == other.counters
+            && self.health == other.health
+            && self.circuit == other.circuit
+            && self.learned == other.learned
     }
 }
 
@@ -113,7 +118,11 @@ impl Ledger {
                 self.charge(*tenant, charge);
                 (charge.at_ms, Applied::default())
             }
-            Fact::Outcome { route, at_ms, outcome, .. } => (*at_ms, self.route(*route).outcome(*outcome, *at_ms)),
+            Fact::Outcome { route, at_ms, outcome, region } => {
+                let known = self.route(*route);
+                known.learned.outcome(*region, *outcome, *at_ms);
+                (*at_ms, known.outcome(*outcome, *at_ms))
+            }
         };
         self.newest_ms = self.newest_ms.max(at_ms);
         if self.newest_ms.saturating_sub(self.swept_ms) >= SWEEP_MS {
@@ -139,6 +148,11 @@ impl Ledger {
     /// None as for `health`: the circuit is closed then.
     pub fn circuit(&self, route: &Route) -> Option<&Circuit> {
         self.routes.get(route).map(|known| &known.circuit)
+    }
+
+    /// What a route has delivered by country; none for a route that nothing is known of.
+    pub fn learned(&self, route: &Route) -> Option<&Learned> {
+        self.routes.get(route).map(|known| &known.learned)
     }
 
     /// Scores of the last day.
@@ -227,6 +241,7 @@ impl RouteState {
             health: Health::default(),
             circuit: Circuit::new(route.kind),
             history: History::default(),
+            learned: Learned::default(),
         }
     }
 

@@ -71,7 +71,7 @@ impl Table {
         Choice::Unfit { until_ms: now.mono_ms + RETRY_MS }
     }
 
-    fn try_plan(&self, candidate: &Candidate, now: Now) -> (Choice, Stale) {
+    pub(super) fn try_plan(&self, candidate: &Candidate, now: Now) -> (Choice, Stale) {
         let Some(tenant) = self.tenants.get(&candidate.tenant) else {
             return (Choice::Wait { until_ms: None }, Stale::new());
         };

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::choose::Search;
 use super::entry::{Device, Entry, Key, SCORE_AGE_MS, Scored};
 use crate::health::{Health, score::score};
+use crate::learn::Seen;
 use crate::ledger::Scope;
 use crate::limits::{headroom, warmed_up};
 use crate::seed;
@@ -77,8 +78,7 @@ impl Drawn {
 
 impl Search<'_> {
     pub(super) fn drawn(&self, key: Key, entry: &Entry, device: &Device) -> Drawn {
-        let purpose = seed::mix(u64::from(key));
-        let number = seed::of_message(self.candidate.message, purpose);
+        let number = self.number_for(entry);
         let (health, learned) = self.health(entry, number);
         let cost = self.cost(entry);
         let parts = Parts {
@@ -91,6 +91,12 @@ impl Search<'_> {
         let probe = self.view.probes(entry);
         let weighed = seed::place(number, 100) < usize::from(entry.settings.weight);
         Drawn { key, parts, cost, probe, weighed, learned }
+    }
+
+    /// The message's number for what is drawn about a route.
+    pub(super) fn number_for(&self, entry: &Entry) -> u64 {
+        let sim = u128::from_be_bytes(entry.route.sim.to_bytes());
+        seed::of_message(self.candidate.message, seed::mix(sim as u64) ^ u64::from(self.candidate.attempt))
     }
 
     /// The better one of two, and what decided.
@@ -110,9 +116,22 @@ impl Search<'_> {
         (if first { a } else { b }, if a.learned || b.learned { Compared::Learned } else { Compared::Score })
     }
 
-    /// 0 to 1.
-    fn health(&self, entry: &Entry, _number: u64) -> (f32, bool) {
-        (f32::from(health_score(self, entry)) / 100.0, false)
+    /// 0 to 1, and whether it was drawn.
+    fn health(&self, entry: &Entry, number: u64) -> (f32, bool) {
+        let health = f32::from(health_score(self, entry)) / 100.0;
+        match self.seen(entry) {
+            Some(seen) => (health * seen.draw(number), true),
+            None => (health, false),
+        }
+    }
+
+    /// What the route has delivered to the recipient's country, where that counts.
+    pub(super) fn seen(&self, entry: &Entry) -> Option<Seen> {
+        let now_ms = self.view.now.unix_ms;
+        self.tenant.routing.learn.then(|| {
+            let learned = self.view.ledger.learned(&entry.route);
+            learned.map_or(Seen::default(), |learned| learned.seen(self.candidate.to.region(), now_ms))
+        })
     }
 
     fn dearness(&self, cost: Micros) -> f32 {

@@ -28,6 +28,7 @@ mod blocks;
 mod choose;
 mod deadlines;
 mod entry;
+mod explain;
 mod health;
 mod keep;
 mod merit;
