@@ -97,10 +97,9 @@ impl Maker for AwsSns {
 
     fn judge(&self, _account: &Account, answer: &Answer) -> Judged {
         match error(answer) {
-            Some((code, (class, text))) if class == ErrorClass::Route => {
-                Judged::Refused(format!("{code}: {text}").into())
-            }
-            _ => kit::judged(answer),
+            Some((code, (ErrorClass::Transient, text))) => Judged::Unclear(format!("{code}: {text}").into()),
+            Some((code, (_, text))) => Judged::Refused(format!("{code}: {text}").into()),
+            None => kit::judged(answer),
         }
     }
 }

@@ -3,7 +3,8 @@
 //! <https://developer.vonage.com/getting-started/concepts/signing-messages>.
 //!
 //! A long text is cut into parts by Vonage, and each has a status of its own in the answer: when one is refused after others
-//! were taken, the message is in doubt. Reports come by part without saying which part; they carry our `client-ref`.
+//! were taken, the message is in doubt. Reports come by part without saying which part, and carry our `client-ref`: the first
+//! that is final speaks for the whole message.
 //! Not confirmed: whether the plain MD5 method (`md5hash`) is still offered; the SDK of today writes HMAC only.
 
 use data_encoding::HEXLOWER;
