@@ -1,7 +1,8 @@
-//! Twilio's codes. Source: <https://www.twilio.com/docs/api/errors> and the lists in
-//! <https://www.twilio.com/docs/messaging/guides/debugging-common-issues>.
+//! Twilio's codes. Source: <https://www.twilio.com/docs/api/errors>, a page for each code.
 //!
-//! A text that was filtered as spam or fraud is permanent: sending it over other routes would get those blocked too.
+//! A text that was filtered as spam or fraud is permanent: sending it over other routes would get those blocked too. Not
+//! read on their own pages, but in lists of others: 20005, 20403, 20404, 21214, 21265, 21267, 21604, 21605, 30018, 30023, 30027,
+//! 30033 to 30035, 30037, 30039 to 30041, 30044, 30454 and 30500.
 
 use flotilla_protocol::wire::ErrorClass::{Permanent, Route, Transient};
 
@@ -40,6 +41,7 @@ pub(crate) const TWILIO: Table = &[
     ("21619", Permanent, "the text is empty"),
     ("21624", Route, "the validity is not valid"),
     ("21635", Permanent, "the recipient is a landline"),
+    ("21657", Route, "the sender is not supported for this destination"),
     ("21658", Route, "a parameter is too long"),
     ("21659", Route, "the sender is not a number of Twilio, or of another country"),
     ("21660", Route, "the sender belongs to another account"),
@@ -71,7 +73,6 @@ pub(crate) const TWILIO: Table = &[
     ("30034", Route, "the sender is not registered with a campaign"),
     ("30035", Route, "the sender's registration is not complete"),
     ("30037", Route, "the account's outbound messages are switched off"),
-    ("30038", Permanent, "the text was filtered as a one-time code that is not allowed"),
     ("30039", Permanent, "the message was in a loop"),
     ("30040", Route, "the carrier wants the sender registered first"),
     ("30041", Route, "the sender's registration is for other traffic"),
@@ -83,5 +84,7 @@ pub(crate) const TWILIO: Table = &[
     ("30454", Route, "the account's day limit is used up"),
     ("30500", Transient, "an internal error of the maker"),
     ("60005", Transient, "an error of the carrier"),
+    ("60728", Route, "the account's hour limit is used up"),
+    ("63017", Transient, "the account's rate is used up"),
     ("63038", Route, "the account's day limit is used up"),
 ];

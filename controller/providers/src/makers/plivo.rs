@@ -4,8 +4,8 @@
 //! Plivo takes one text for many recipients; our messages have a text and a reference each, so a request carries one. Our
 //! reference is in the query of the callback address. Plivo signs callbacks of messages with version 2 (address and nonce) and
 //! those of calls with version 3 (also query and form); both are taken, and of several signatures one must be right. Neither has
-//! a time, so a repeated report cannot be told from a replay. Not confirmed: the names of the price and part parameters
-//! of a report (`TotalAmount`, `PartInfo`), which are read when they are there.
+//! a time, so a repeated report cannot be told from a replay. Reports are for the whole message: Plivo reserves `PartInfo`
+//! and `ParentMessageUUID`. Not confirmed: the bounds of `message_expiry`, and `invalid_number` in the answer to one recipient.
 
 use data_encoding::BASE64;
 use flotilla_protocol::wire::ErrorClass;
@@ -181,7 +181,6 @@ fn failure(status: &str, code: Option<&str>) -> Refusal {
     }
 }
 
-/// The id that the request was answered with is the parent's; each part has one of its own.
 fn receipt(
     request: &Callback,
     params: &[(String, String)],
@@ -190,19 +189,10 @@ fn receipt(
 ) -> Result<CallbackReply, CallbackError> {
     let state = state(status, kit::value_of(params, "ErrorCode"));
     let state = state.ok_or(CallbackError::Malformed("`Status` is not known"))?;
-    let id = kit::value_of(params, "ParentMessageUUID").and_then(kit::bounded).unwrap_or(id);
-    let segment = kit::value_of(params, "PartInfo").and_then(part);
     let price = kit::value_of(params, "TotalAmount").and_then(kit::price).map(in_dollars);
     let reference = kit::reference_in(&request.url);
-    let receipts = vec![Receipt { reference, id: Some(id), segment, state, at_ms: None, price }];
+    let receipts = vec![Receipt { reference, id: Some(id), segment: None, state, at_ms: None, price }];
     Ok(CallbackReply { receipts, ..CallbackReply::default() })
-}
-
-/// `2 of 3` is segment 1; a message of one part is reported whole.
-fn part(text: &str) -> Option<u8> {
-    let (part, of) = text.split_once(" of ")?;
-    let (part, of): (u8, u8) = (part.trim().parse().ok()?, of.trim().parse().ok()?);
-    (of > 1 && part <= of).then(|| part.checked_sub(1)).flatten()
 }
 
 fn inbound(params: &[(String, String)], id: Box<str>) -> Result<CallbackReply, CallbackError> {

@@ -1,4 +1,4 @@
-//! Plivo on the wire: JSON byte for byte, reports by part, and signatures of versions 2 and 3.
+//! Plivo on the wire: JSON byte for byte, reports, and signatures of versions 2 and 3.
 
 use super::*;
 use crate::makers::probe::{self, CALLBACK, NOW_MS};
@@ -85,13 +85,12 @@ fn answers_are_taken_refused_or_in_doubt() {
 
 #[test]
 fn each_status_has_its_state() {
-    let receipt = |status: &str, code: &str, part: &str| {
+    let receipt = |status: &str, code: &str| {
         let params = [
-            ("MessageUUID", "part-2"),
-            ("ParentMessageUUID", "5b40a428"),
+            ("MessageUUID", "5b40a428"),
             ("Status", status),
             ("ErrorCode", code),
-            ("PartInfo", part),
+            ("PartInfo", "1 of 3"),
             ("TotalAmount", "0.00250"),
         ];
         read(&params).map(|mut reply| reply.receipts.remove(0))
@@ -99,24 +98,19 @@ fn each_status_has_its_state() {
     let delivered = Receipt {
         reference: Some("msg_1-1".into()),
         id: Some("5b40a428".into()),
-        segment: Some(1),
+        segment: None,
         state: ReceiptState::Delivered,
         at_ms: None,
         price: Some((2_500, "USD".into())),
     };
-    assert_eq!(receipt("delivered", "000", "2 of 3"), Ok(delivered));
-    for (part, segment) in
-        [("1 of 1", None), ("3 of 3", Some(2)), ("0 of 3", None), ("4 of 3", None), ("x", None), ("", None)]
-    {
-        assert_eq!(receipt("delivered", "", part).unwrap().segment, segment, "{part}");
-    }
-    assert_eq!(receipt("read", "", "").unwrap().state, ReceiptState::Delivered);
+    assert_eq!(receipt("delivered", "000"), Ok(delivered));
+    assert_eq!(receipt("read", "").unwrap().state, ReceiptState::Delivered);
     for pending in ["queued", "sent"] {
-        assert_eq!(receipt(pending, "", "").unwrap().state, ReceiptState::Pending);
+        assert_eq!(receipt(pending, "").unwrap().state, ReceiptState::Pending);
     }
-    assert!(matches!(receipt("odd", "", ""), Err(CallbackError::Malformed(_))));
+    assert!(matches!(receipt("odd", ""), Err(CallbackError::Malformed(_))));
     for status in ["failed", "undelivered", "rejected"] {
-        let state = |code| receipt(status, code, "").unwrap().state;
+        let state = |code| receipt(status, code).unwrap().state;
         for (code, class, _) in PLIVO {
             let ReceiptState::Failed(refusal) = state(code) else { panic!("{code}") };
             assert_eq!((refusal.class, String::from(refusal.code)), (*class, format!("plivo-{code}")));
