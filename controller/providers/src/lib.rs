@@ -17,6 +17,7 @@ mod errors;
 pub mod http_call;
 pub mod maker;
 pub mod makers;
+pub mod smpp;
 
 pub use account::{Account, FieldError};
 pub use http_call::{Answer, Call, Callback};

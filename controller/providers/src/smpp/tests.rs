@@ -1,0 +1,6 @@
+//! The client against the test SMSC over real sockets.
+
+mod receiving;
+mod sending;
+mod sessions;
+mod support;
