@@ -3,7 +3,7 @@
 //! (signed callbacks), Vonage/vonage-python-sdk.
 //!
 //! Requests carry Basic credentials, or a JWT (RS256) when the account names an application. Callbacks carry a JWT (HS256) with
-//! the hash of the body. Not confirmed: the codes of version 1 where its documents differ from the common table (1150 is both
+//! the hash of the body. The balance is at another host, unless the account has a `base_url`. Not confirmed: the codes of version 1 where its documents differ from the common table (1150 is both
 //! "invalid parameter" and "invalid message class"); both are the route's fault.
 
 use flotilla_protocol::wire::ErrorClass;
