@@ -179,9 +179,11 @@ impl Maker for AfricasTalking {
         let Some(entries) = data.get("Recipients").and_then(Value::as_array) else {
             return batch.iter().map(|_| nobody(&data, answer)).collect();
         };
+        // One answer to one message is about it, however the maker writes its number.
+        let only = (batch.len() == 1 && entries.len() == 1).then(|| &entries[0]);
         let find = |message: &Outgoing| {
             let number = e164(message.to);
-            entries.iter().find(|entry| word(entry, "/number").is_some_and(|found| *found == *number))
+            entries.iter().find(|entry| word(entry, "/number").is_some_and(|found| *found == *number)).or(only)
         };
         let result = |message| match find(message) {
             Some(entry) => recipient(entry, answer),

@@ -89,7 +89,9 @@ fn result(body: &Value, message: &Outgoing, answer: &Answer) -> Submitted {
     let Some(code) = code_of(body) else { return by_status(NAME, answer) };
     match &*code {
         "100" if answer.status.is_success() => accepted(body, message, answer),
-        code if meaning(CODES, code).is_some() => Submitted::Refused(refusal_of(NAME, CODES, code, Route)),
+        code if meaning(CODES, code).is_some() && !answer.status.is_server_error() => {
+            Submitted::Refused(refusal_of(NAME, CODES, code, Route))
+        }
         "103" => doubt(NAME, "103"),
         _ => by_status(NAME, answer),
     }

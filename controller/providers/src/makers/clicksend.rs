@@ -108,6 +108,10 @@ fn entry_of<'a>(entries: &'a [Value], batch: &[Outgoing], message: &Outgoing) ->
     if let Some(entry) = entries.iter().find(|entry| custom(entry).as_deref() == Some(&message.reference)) {
         return Some(entry);
     }
+    // One answer to one message is about it, however the maker writes its number.
+    if let ([entry], [_]) = (entries, batch) {
+        return custom(entry).is_none().then_some(entry);
+    }
     let number = e164(message.to);
     let mut same =
         entries.iter().filter(|entry| custom(entry).is_none() && word(entry, "/to").is_some_and(|to| *to == *number));

@@ -89,7 +89,7 @@ fn values(account: &Account, message: Option<&Outgoing>, now_ms: u64) -> Value {
     values
 }
 
-fn rendered(request: &Request, path: &str, renderer: &Renderer, secret: &Account) -> Result<Call, FieldError> {
+fn rendered(request: &Request, path: &str, renderer: &Renderer, account: &Account) -> Result<Call, FieldError> {
     let fail = |part: &str, problem: String| kit::wrong("settings", format!("{path}.{part}: {problem}"));
     let text = renderer.text(Place::Url, &request.url).map_err(|problem| fail("url", problem))?;
     let url = Url::parse(&text).map_err(|error| fail("url", format!("is no address: {error}")))?;
@@ -122,7 +122,7 @@ fn rendered(request: &Request, path: &str, renderer: &Renderer, secret: &Account
         value.set_sensitive(true);
         call.headers.insert(header, value);
     }
-    if let Some(base) = &secret.base_url {
+    if let Some(base) = &account.base_url {
         call.url = moved(&call.url, base);
     }
     Ok(call)
@@ -232,8 +232,7 @@ fn state(reports: &Reports, value: &str, code: Option<&str>) -> ReceiptState {
 fn receipt(reports: &Reports, parts: &Parts<'_>, url: &Url) -> Option<Receipt> {
     let value = parts.get(&reports.state)?;
     let named = reports.reference.as_ref().and_then(|name| parts.get(name)).and_then(|text| kit::reference(&text));
-    // Our reference in the address is of one message, so it says nothing of a list.
-    let reference = named.or_else(|| if reports.each.is_none() { reference_in(url) } else { None });
+    let reference = named.or_else(|| if reports.address_counts() { reference_in(url) } else { None });
     let id = reports.id.as_ref().and_then(|name| parts.get(name));
     if reference.is_none() && id.is_none() {
         return None;

@@ -93,7 +93,10 @@ fn an_answer_without_the_recipient_says_what_it_can() {
     assert_eq!(none("UserInBlacklist"), (Permanent, "africas-talking-UserInBlacklist".into()));
     assert_eq!(none("Sent to 0/1 Total Cost: 0"), (Route, "africas-talking-sent-to-none".into()));
     in_doubt(&MAKER, &account(), &answer(201, &body("Sent to 1/1", &[])));
-    in_doubt(&MAKER, &account(), &answer(201, &body("Sent to 1/1", &[entry("+254711000999", 101)])));
+    let odd = answer(201, &body("Sent to 0/1", &[entry("447700900123 ", 403)]));
+    assert_eq!(class(&MAKER, &account(), &odd).0, Permanent, "the only answer to the only message");
+    let strangers = [entry("+254711000999", 101), entry("+254711000998", 101)];
+    in_doubt(&MAKER, &account(), &answer(201, &body("Sent to 2/2", &strangers)));
     let others = [entry("+254711000999", 403), entry("+447700900123", 101)];
     assert!(matches!(one(&MAKER, &account(), &answer(201, &body("", &others))), Submitted::Accepted { .. }));
 }

@@ -39,6 +39,7 @@ fn every_code_is_read() {
     }
     in_doubt(&MAKER, &account(), &answer(400, "{\"code\":103,\"message\":\"Network timeout\"}"));
     in_doubt(&MAKER, &account(), &answer(500, "{\"code\":100,\"request_id\":1}"));
+    in_doubt(&MAKER, &account(), &answer(500, "{\"code\":101}"));
     in_doubt(&MAKER, &account(), &answer(200, "{\"code\":199}"));
     assert_eq!(class(&MAKER, &account(), &answer(401, "{\"code\":120}")), (Route, "beem-http-401".into()));
     assert_eq!(flaws(CODES), Vec::<String>::new());

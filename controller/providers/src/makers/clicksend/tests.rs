@@ -80,6 +80,9 @@ fn a_batch_is_matched_by_reference_and_then_by_number() {
         message(4, 61_433_333_333),
     ];
     let bare = |to: &str, status: &str| json!({"to": to, "status": status});
+    let odd = answer(200, &body(&[bare("0411 111 111", "INVALID_RECIPIENT")]));
+    assert_eq!(class(&MAKER, &account(), &odd).0, Permanent, "the only answer to the only message");
+    in_doubt(&MAKER, &account(), &answer(200, &body(&[entry("msg_9-1", "SUCCESS")])));
     let entries = [
         bare("+61433333333", "INVALID_RECIPIENT"),
         bare("+61422222222", "INVALID_RECIPIENT"),

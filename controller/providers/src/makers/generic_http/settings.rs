@@ -274,6 +274,13 @@ impl Find {
 }
 
 impl Reports {
+    /// Whether our reference may be taken from the address. One reference says nothing of a list of reports; and a signature over
+    /// the body does not cover the address, so what the body has goes first.
+    pub(super) fn address_counts(&self) -> bool {
+        let body_signed = matches!(self.signature, Signature::Hmac { .. } | Signature::StandardWebhooks { .. });
+        self.each.is_none() && (!body_signed || (self.id.is_none() && self.reference.is_none()))
+    }
+
     fn check(&self, account: &Account) -> Result<(), FieldError> {
         let fail = |path: &str, problem: &str| Err(wrong("settings", format!("callback.{path}: {problem}")));
         if let Some(each) = &self.each {

@@ -77,7 +77,7 @@ impl Renderer {
         }
     }
 
-    fn json(&self, template: &Json, path: &str) -> Result<Json, String> {
+    fn json(&self, template: &Json) -> Result<Json, String> {
         let at = |key: &str, problem: String| {
             if problem.starts_with('/') { format!("/{key}{problem}") } else { format!("/{key}: {problem}") }
         };
@@ -86,11 +86,11 @@ impl Renderer {
             Json::Array(items) => items
                 .iter()
                 .enumerate()
-                .map(|(index, item)| self.json(item, path).map_err(|problem| at(&index.to_string(), problem)))
+                .map(|(index, item)| self.json(item).map_err(|problem| at(&index.to_string(), problem)))
                 .collect(),
             Json::Object(fields) => fields
                 .iter()
-                .map(|(key, item)| Ok((key.clone(), self.json(item, path).map_err(|problem| at(key, problem))?)))
+                .map(|(key, item)| Ok((key.clone(), self.json(item).map_err(|problem| at(key, problem))?)))
                 .collect::<Result<serde_json::Map<_, _>, _>>()
                 .map(Json::Object),
             other => Ok(other.clone()),
@@ -108,7 +108,7 @@ impl Renderer {
                 }
                 Ok(("application/x-www-form-urlencoded", form.finish()))
             }
-            Body::Json(template) => Ok(("application/json", self.json(template, "")?.to_string())),
+            Body::Json(template) => Ok(("application/json", self.json(template)?.to_string())),
             Body::Xml(template) => Ok(("application/xml; charset=utf-8", self.text(Place::Xml, template)?)),
             Body::Plain(template) => Ok(("text/plain; charset=utf-8", self.text(Place::Plain, template)?)),
         }

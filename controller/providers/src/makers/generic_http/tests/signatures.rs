@@ -81,6 +81,16 @@ fn an_hmac_is_over_the_body() {
 }
 
 #[test]
+fn an_address_that_is_not_signed_names_no_message() {
+    let account = account(json!({"kind": "hmac", "algorithm": "sha256", "encoding": "hex", "header": "x-signature",
+        "secret": "callback_secret"}));
+    let tag = HEXLOWER.encode(hmac_of(hmac::HMAC_SHA256, KEY.as_bytes(), BODY.as_bytes()).as_ref());
+    let request = callback(Method::POST, &format!("{CALLBACK}?ref=msg_2-1"), &[("x-signature", &tag)], BODY.as_bytes());
+    let receipt = MAKER.callback(&account, &request, NOW_MS).unwrap().receipts.remove(0);
+    assert_eq!((receipt.reference, receipt.id.as_deref()), (None, Some("9")));
+}
+
+#[test]
 fn an_hmac_is_the_one_of_rfc_4231() {
     // Test case 2: key "Jefe", data "what do ya want for nothing?".
     let tag = hmac_of(hmac::HMAC_SHA256, b"Jefe", b"what do ya want for nothing?");
