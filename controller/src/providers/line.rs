@@ -155,6 +155,15 @@ impl Line {
 
     /// Asks what has become of messages, by the maker's ids.
     pub(super) async fn poll(&self, ids: &[Box<str>]) -> Vec<Receipt> {
+        let mut receipts = Vec::new();
+        for ids in ids.chunks(self.maker().poll_max().max(1)) {
+            receipts.extend(self.poll_some(ids).await);
+        }
+        receipts
+    }
+
+    /// One request, for as many ids as the maker takes.
+    async fn poll_some(&self, ids: &[Box<str>]) -> Vec<Receipt> {
         let maker = self.maker();
         if maker.poll(&self.account, ids, self.now_ms()).is_none() {
             return Vec::new();
