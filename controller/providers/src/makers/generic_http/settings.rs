@@ -9,8 +9,8 @@ use serde_json::Value as Json;
 use crate::account::{Account, FieldError};
 use crate::makers::kit::wrong;
 
-/// All templates, rules and names together, bytes.
-const SETTINGS_MAX: usize = 32 * 1024;
+/// All templates, rules and names together, bytes; what the catalog takes for a field.
+const SETTINGS_MAX: usize = 16 * 1024;
 const REGEX_SIZE_MAX: usize = 256 * 1024;
 const RULES_MAX: usize = 64;
 

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use super::settings::Body;
 
 /// Instructions of one template.
-const FUEL: u64 = 5_000;
+const FUEL: u64 = 2_500;
 /// Longest result of one template and of one filter, bytes.
 const RESULT_MAX: usize = 64 * 1024;
 
