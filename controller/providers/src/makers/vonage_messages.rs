@@ -1,10 +1,11 @@
 //! Vonage's Messages API, channel SMS, version 1. Sources: <https://developer.vonage.com/api/messages>,
-//! <https://developer.vonage.com/messages/concepts/messages-status-callbacks>, <https://developer.vonage.com/getting-started/concepts/webhooks>
-//! (signed callbacks), Vonage/vonage-python-sdk.
+//! <https://developer.vonage.com/messages/concepts/messages-status-callbacks>,
+//! <https://developer.vonage.com/getting-started/concepts/webhooks> (signed callbacks), Vonage/vonage-python-sdk.
 //!
 //! Requests carry Basic credentials, or a JWT (RS256) when the account names an application. Callbacks carry a JWT (HS256) with
-//! the hash of the body. The balance is at another host, unless the account has a `base_url`. Not confirmed: the codes of version 1 where its documents differ from the common table (1150 is both
-//! "invalid parameter" and "invalid message class"); both are the route's fault.
+//! the hash of the body. The balance is at another host, unless the account has a `base_url`. Not confirmed: the codes of
+//! version 1 where its documents differ from the common table (1150 is both "invalid parameter" and "invalid message class");
+//! both are the route's fault.
 
 use flotilla_protocol::wire::ErrorClass;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
