@@ -256,7 +256,8 @@ pub fn audit() -> Value {
 }
 
 pub fn stats() -> Value {
-    json!({"rows": [{"at": "2026-11-20T14:00:00.000Z", "value": "", "accepted": 1200, "sent": 1190, "delivered": 1180}],
+    json!({"rows": [{"at": "2026-11-20T14:00:00.000Z", "value": "", "accepted": 1200, "sent": 1190, "delivered": 1180,
+        "cost": "14.28"}],
         "next": null, "complete": true, "fresh": true})
 }
 

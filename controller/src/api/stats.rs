@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use flotilla_routing::Micros;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -32,7 +33,7 @@ pub struct StatsParams {
     to: Option<String>,
     /// `hour`, `day`, or `total` for one row over the whole time. `hour` when left out.
     step: Option<String>,
-    /// `total, device, sim, campaign, region, priority, error`. `total` when left out.
+    /// `total, device, sim, provider, sender, campaign, region, priority, error`. `total` when left out.
     by: Option<String>,
     /// Only this value of `by`, such as a device's id or a country's two letters.
     value: Option<String>,
@@ -71,7 +72,7 @@ pub struct StatsRowView {
     segments_accepted: u64,
     scheduled: u64,
     due: u64,
-    /// Attempts: dispatches of a message to a SIM.
+    /// Attempts: dispatches of a message to a SIM or a provider.
     dispatched: u64,
     /// Attempts that ended without the message reaching the network.
     returned: u64,
@@ -85,6 +86,9 @@ pub struct StatsRowView {
     expired: u64,
     cancelled: u64,
     inbound: u64,
+    /// What segments have cost that left, or may have, in the tenant's currency.
+    #[schema(value_type = String, example = "14.28")]
+    cost: Micros,
     /// Acceptance to the network, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     accept_to_sent_ms: Option<QuantilesView>,
@@ -133,6 +137,7 @@ impl StatsRowView {
             expired: n(Counter::Expired),
             cancelled: n(Counter::Cancelled),
             inbound: n(Counter::Inbound),
+            cost: Micros(n(Counter::Cost)),
             accept_to_sent_ms: QuantilesView::of(counts, Latency::AcceptToSent),
             sent_to_delivered_ms: QuantilesView::of(counts, Latency::SentToDelivered),
         }
@@ -158,7 +163,7 @@ pub async fn query(
     };
     let by = |word: &str| Dimension::ALL.into_iter().find(|dimension| dimension.as_str() == word);
     let steps = params::words("step", params.step.as_deref(), step, "give hour, day or total")?;
-    let dimensions = "give one of total, device, sim, campaign, region, priority, error";
+    let dimensions = "give one of total, device, sim, provider, sender, campaign, region, priority, error";
     let to_ms = params::moment("to", params.to.as_deref())?.unwrap_or(now_ms + 1);
     let query = StatsQuery {
         tenant: who.tenant,

@@ -92,6 +92,10 @@ impl Client {
         self.ask(Method::POST, path)
     }
 
+    pub(super) fn put(&self, path: &[&str]) -> Ask<'_> {
+        self.ask(Method::PUT, path)
+    }
+
     pub(super) fn patch(&self, path: &[&str]) -> Ask<'_> {
         self.ask(Method::PATCH, path)
     }

@@ -19,6 +19,7 @@ mod keys;
 mod list;
 mod messages;
 mod providers;
+mod routing;
 mod send;
 mod show;
 mod sims;
@@ -51,7 +52,9 @@ pub enum ClientCommand {
     Inbound(Call<inbound::Inbound>),
     /// Gateways: look, name, drain, revoke
     Devices(Group<devices::Devices>),
-    /// SIMs: look, name
+    /// Rules, plans, limits and money of the routes that messages take
+    Routing(Group<routing::Routing>),
+    /// SIMs: look, name, limit, confirm
     Sims(Group<sims::Sims>),
     /// Accounts at online SMS services
     Providers(Group<providers::Providers>),
@@ -183,6 +186,7 @@ async fn dispatch(command: ClientCommand) -> Result<ExitCode, CliError> {
         C::Messages(Group { options, command }) => return command.run(&Session::open(&options)?).await,
         C::Inbound(Call { options, args }) => args.run(&Session::open(&options)?).await?,
         C::Devices(Group { options, command }) => command.run(&Session::open(&options)?).await?,
+        C::Routing(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Sims(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Providers(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Enroll(Call { options, args }) => args.run(&Session::open(&options)?).await?,

@@ -39,9 +39,18 @@ pub struct Send {
     /// Application port of the data
     #[arg(long, requires = "data")]
     port: Option<u16>,
-    /// Send from this number: one of your own SIMs
-    #[arg(long, value_name = "NUMBER")]
+    /// Whom the recipient sees: the number of one of your SIMs, or a sender of one of your providers
+    #[arg(long, value_name = "SENDER")]
     from: Option<String>,
+    /// The plan that chooses its route: one of yours, or sims-first, providers-first, sims-only, providers-only, cheapest
+    #[arg(long, value_name = "PLAN")]
+    route: Option<String>,
+    /// What it may cost, in your currency
+    #[arg(long, value_name = "AMOUNT")]
+    max_cost: Option<String>,
+    /// Its events are sent here as well
+    #[arg(long, value_name = "URL")]
+    callback_url: Option<String>,
     /// normal when left out
     #[arg(long, value_parser = ["urgent", "high", "normal", "bulk"])]
     priority: Option<String>,
@@ -128,6 +137,9 @@ impl Send {
         body[if self.data { "data" } else { "text" }] = self.text.as_str().into();
         let texts = [
             ("from", &self.from),
+            ("route", &self.route),
+            ("max_cost", &self.max_cost),
+            ("callback_url", &self.callback_url),
             ("priority", &self.priority),
             ("send_at", &self.send_at),
             ("duplicates", &self.duplicates),

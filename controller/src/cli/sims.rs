@@ -1,8 +1,10 @@
 //! `flotilla sims`: the cards in the gateways.
 
+mod change;
+
 use clap::Subcommand;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Session;
 use super::error::CliError;
@@ -26,6 +28,15 @@ pub enum Sims {
         /// sim_...
         id: String,
     },
+    /// Set its limits, hours, price, pools; what is not named stays
+    #[command(after_help = change::EXAMPLE)]
+    Change(Box<change::ChangeSim>),
+    /// Let a card send that took another one's place
+    #[command(after_help = "Example:\n  flotilla sims confirm sim_01kaqmpxm0e8xs6bhkrg5jrqzt")]
+    Confirm {
+        /// sim_...
+        id: String,
+    },
     /// Give it a name
     #[command(after_help = "Example:\n  flotilla sims rename sim_01kaqmpxm0e8xs6bhkrg5jrqzt 'Vodacom 1'")]
     Rename {
@@ -45,6 +56,11 @@ impl Sims {
                     .await;
             }
             Self::Get { id } => client.get(&["sims", &id]),
+            Self::Change(change) => {
+                let present = client.get(&["sims", change.id()]).answer().await?.view::<change::Present>()?;
+                client.patch(&["sims", change.id()]).json(&change.body(present))
+            }
+            Self::Confirm { id } => client.post(&["sims", &id, "confirm"]),
             Self::Rename { id, name } => client.patch(&["sims", &id]).json(&json!({"name": name})),
         };
         let answer = ask.answer().await?;
@@ -70,12 +86,24 @@ pub(super) struct Sim {
     signal_dbm: Option<i16>,
     registration: Option<String>,
     serving: Option<String>,
+    #[serde(default)]
+    held: bool,
+    #[serde(default)]
+    settings: Value,
+    balance: Option<Balance>,
+}
+
+#[derive(Deserialize)]
+struct Balance {
+    amount: String,
+    told_at: String,
 }
 
 impl Sim {
     /// What it is fit for, as far as anybody knows.
     fn state(&self) -> String {
         match (self.online, &self.state) {
+            _ if self.held => "held".to_owned(),
             (false, _) => "offline".to_owned(),
             (true, Some(state)) => state.clone(),
             (true, None) => "online".to_owned(),
@@ -86,8 +114,11 @@ impl Sim {
         self.signal_dbm.map(|dbm| format!("{dbm} dBm")).unwrap_or_default()
     }
 
-    fn facts(self, screen: &Screen) -> String {
+    pub(super) fn facts(self, screen: &Screen) -> String {
         let (state, signal) = (self.state(), self.signal());
+        let settings = in_words(&self.settings);
+        let told = |balance: &Balance| format!("{} (told {})", balance.amount, screen.ago(&balance.told_at));
+        let balance = self.balance.as_ref().map(told).unwrap_or_default();
         screen.facts([
             ("id", self.id),
             ("name", self.name),
@@ -102,10 +133,33 @@ impl Sim {
             ("IMSI", self.imsi.unwrap_or_default()),
             ("device", self.device.unwrap_or_default()),
             ("slot", self.slot.map(|slot| slot.to_string()).unwrap_or_default()),
+            ("settings", settings),
+            ("balance", balance),
             ("first seen", screen.time_and_ago(&self.first_seen_at)),
             ("last seen", screen.time_and_ago(&self.last_seen_at)),
         ])
     }
+}
+
+/// Settings as `limits.per_day 300, pools ["otp"]`, those that are not set left out.
+pub(super) fn in_words(settings: &Value) -> String {
+    fn add(path: &str, value: &Value, words: &mut Vec<String>) {
+        match value {
+            Value::Null => {}
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    add(&path, value, words);
+                }
+            }
+            Value::String(text) => words.push(format!("{path} {text}")),
+            Value::Array(entries) if entries.is_empty() => {}
+            other => words.push(format!("{path} {other}")),
+        }
+    }
+    let mut words = Vec::new();
+    add("", settings, &mut words);
+    words.join(", ")
 }
 
 impl Listed for Sim {

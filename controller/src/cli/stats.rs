@@ -13,7 +13,9 @@ pub(super) const EXAMPLE: &str = "Example:\n  flotilla stats --by sim --step day
 #[derive(Debug, Args)]
 pub struct Stats {
     /// What to count by
-    #[arg(long, value_parser = ["total", "device", "sim", "campaign", "region", "priority", "error"])]
+    #[arg(long, value_parser = [
+        "total", "device", "sim", "provider", "sender", "campaign", "region", "priority", "error",
+    ])]
     by: Option<String>,
     /// Only this value of --by, such as a device's id
     #[arg(long)]
@@ -63,6 +65,7 @@ pub(super) struct Row {
     expired: u64,
     cancelled: u64,
     inbound: u64,
+    cost: String,
     accept_to_sent_ms: Option<Quantiles>,
     sent_to_delivered_ms: Option<Quantiles>,
 }
@@ -95,6 +98,7 @@ impl Listed for Row {
         Column::Number("expired"),
         Column::Number("cancelled"),
         Column::Number("inbound"),
+        Column::Number("cost"),
         Column::Cut("sent in p50/p99"),
         Column::Cut("delivered in p50/p99"),
     ];
@@ -114,6 +118,7 @@ impl Listed for Row {
         ];
         let mut cells = vec![screen.hour(&self.at), if self.other { "(others)".to_owned() } else { self.value }];
         cells.extend(counters.map(|count| count.to_string()));
+        cells.push(self.cost);
         cells.extend([quantiles(self.accept_to_sent_ms), quantiles(self.sent_to_delivered_ms)]);
         cells
     }

@@ -107,7 +107,7 @@ fn the_examples_of_the_documentation_become_tables() {
     at(table::<ca::Certificate>(&examples::certificate(), None), &format!("2f7a1c dev_{ulid} active 2h ago in 6d"));
     at(table::<audit::Entry>(&examples::audit(), None), &format!("512 60m ago device.drain dev_{ulid} key_{ulid}"));
     let row = &examples::stats()["rows"][0];
-    at(table::<stats::Row>(row, None), "2026-11-20 14:00 1200 0 1190 0 1180 0 0 0 0");
+    at(table::<stats::Row>(row, None), "2026-11-20 14:00 1200 0 1190 0 1180 0 0 0 0 14.28");
 }
 
 #[test]
@@ -122,6 +122,8 @@ fn one_thing_is_shown_whole() {
         message.text(&screen(None)),
         &["1 of 1 delivered", "login-83121", "2026-11-20T14:00:04.913+00:00", "dispatching"],
     );
+    let sim: sims::Sim = serde_json::from_value(examples::sim()).unwrap();
+    view(sim.facts(&screen(None)), &["limits.per_day 300", "pools [\"otp\"]", "12.5 (told 6h ago)"]);
     let health: health::Fleet = serde_json::from_value(examples::health()).unwrap();
     view(
         health.text(&screen(None)),
@@ -383,6 +385,32 @@ async fn refusals_say_what_where_and_how() {
     assert!(error(&["health"]).await.starts_with(&format!("{url} answered with status 502, but not as a controller")));
     let refused = run(played.command(&["send", "+1", "x"])).await.unwrap();
     assert_eq!(format!("{refused:?}"), format!("{:?}", std::process::ExitCode::FAILURE));
+}
+
+#[tokio::test]
+async fn settings_go_out_and_come_back_as_a_file() {
+    let show = async |State(log): State<Log>, uri: Uri, headers: HeaderMap| {
+        log.note(&uri, headers, Bytes::new());
+        axum::Json(examples::routing())
+    };
+    let set = async |State(log): State<Log>, uri: Uri, headers: HeaderMap, body: Bytes| {
+        log.note(&uri, headers, body);
+        axum::Json(examples::routing())
+    };
+    let mut played = play(Router::new().route("/v1/routing", get(show).put(set))).await;
+    dispatch(played.command(&["routing", "show"])).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("routing.json");
+    std::fs::write(&file, examples::routing_new().to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    dispatch(played.command(&["routing", "set", file])).await.unwrap();
+    dispatch(played.command(&["routing", "set", file, "--if-version", "3"])).await.unwrap();
+    let asked = played.asked();
+    assert_eq!((&asked[1].1["if-match"], &asked[2].1["if-match"]), (&"*".parse().unwrap(), &"\"3\"".parse().unwrap()));
+    assert_eq!(serde_json::from_slice::<Value>(&asked[2].2).unwrap(), examples::routing_new());
+    std::fs::write(file, "rules:").unwrap();
+    let error = dispatch(played.command(&["routing", "set", file])).await.unwrap_err().to_string();
+    assert!(error.contains("is not JSON"), "{error}");
 }
 
 #[tokio::test]

@@ -51,13 +51,25 @@ pub struct Step {
     pub device_ms: Option<u64>,
     /// Why this route was chosen, for a dispatch.
     pub why: Option<Why>,
+    /// What the segments cost that have left with this step, or may have.
+    pub cost: Micros,
 }
 
 impl MessageRecord {
     pub fn accepted(submission: Submission, at_ms: u64, order: (u64, u32)) -> Self {
         let state = if submission.due_ms > at_ms { MessageState::Scheduled } else { MessageState::Queued };
-        let first =
-            Step { at_ms, state, attempt: 0, route: None, failure: None, segment: None, device_ms: None, why: None };
+        let cost = Micros::ZERO;
+        let first = Step {
+            at_ms,
+            state,
+            attempt: 0,
+            route: None,
+            failure: None,
+            segment: None,
+            device_ms: None,
+            why: None,
+            cost,
+        };
         Self {
             next_try_ms: submission.due_ms,
             submission,
@@ -82,10 +94,13 @@ impl MessageRecord {
         !self.state.is_final()
     }
 
-    /// The last attempt's segments have left, or may have.
+    /// The last attempt's segments have left with the last change, or may have.
     pub fn charge(&mut self, charge: &Charge) {
         self.cost = self.cost.saturating_add(charge.cost);
         self.charged = true;
+        if let Some(step) = self.trace.last_mut() {
+            step.cost = charge.cost;
+        }
     }
 
     /// Takes one change of the journal. Which changes may follow which is decided before they are written, not here.
@@ -99,6 +114,7 @@ impl MessageRecord {
             segment: None,
             device_ms: None,
             why: None,
+            cost: Micros::ZERO,
         };
         match change {
             Change::Due => self.state = MessageState::Queued,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_protocol::address::Address;
-use flotilla_protocol::id::{DeviceId, Epoch, InboundId, MessageId, ShardId, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, Epoch, InboundId, MessageId, ProviderId, SenderId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Body, ErrorClass, TextEncoding};
+use flotilla_routing::Micros;
 use flotilla_routing::choice::Why;
+use flotilla_routing::fact::Charge;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
@@ -34,6 +36,10 @@ pub(crate) fn tenant(n: u8) -> TenantId {
 
 pub(crate) fn route(n: u8) -> Route {
     Route::sim(DeviceId::new(1, [n; 10]), SimId::new(1, [n; 10]))
+}
+
+fn account(n: u8) -> Route {
+    Route::provider(ProviderId::new(2, [n; 10]), SenderId::new(2, [n; 10]))
 }
 
 pub(crate) fn failure(code: &str) -> Failure {
@@ -80,6 +86,23 @@ pub(crate) fn changed(submission: &Submission, at_ms: u64, change: Change) -> Ev
         charge: None,
     };
     Event { at_ms, kind: EventKind::Changed(changed) }
+}
+
+/// The same change as the one with which segments have left.
+pub(crate) fn charged(event: &Event, route: Route, cost: Micros) -> Event {
+    let mut event = event.clone();
+    let EventKind::Changed(changed) = &mut event.kind else { panic!("{event:?} is no change") };
+    changed.charge = Some(Charge {
+        route,
+        segments: changed.facts.segments,
+        at_ms: event.at_ms,
+        recipient: 0,
+        cost,
+        day: 0,
+        tenant_day: 0,
+        recipient_window_s: 0,
+    });
+    event
 }
 
 /// The events of random messages of some tenants, in the order of time, from a seed.
@@ -138,7 +161,13 @@ fn random_life(rng: &mut StdRng) -> Vec<Event> {
         at_ms += rng.random_range(0..1_500_000);
         for change in random_changes(&record, at_ms, rng) {
             record.apply(at_ms, &change);
-            events.push(changed(&submission, at_ms, change));
+            let leaves = matches!(change, Change::Sent { .. } | Change::Doubted { .. }) && !record.charged;
+            let mut event = changed(&submission, at_ms, change);
+            if let Some(route) = record.route.filter(|_| leaves) {
+                event = charged(&event, route, Micros(rng.random_range(0..50_000)));
+                record.charged = true;
+            }
+            events.push(event);
         }
     }
     events
@@ -157,7 +186,11 @@ fn random_changes(record: &MessageRecord, at_ms: u64, rng: &mut StdRng) -> Vec<C
         MessageState::Queued if dice < 8 => {
             vec![Change::Dispatched {
                 attempt: attempt + 1,
-                route: route(rng.random_range(0..4)),
+                route: if rng.random_ratio(1, 3) {
+                    account(rng.random_range(0..3))
+                } else {
+                    route(rng.random_range(0..4))
+                },
                 session: 7,
                 why: Why::default(),
             }]
@@ -198,7 +231,9 @@ pub(crate) fn records(events: &[Event]) -> (Vec<MessageRecord>, Vec<Inbound>) {
                 records.insert(accepted.submission.id, record);
             }
             EventKind::Changed(changed) => {
-                records.get_mut(&changed.message).unwrap().apply(event.at_ms, &changed.change);
+                let record = records.get_mut(&changed.message).unwrap();
+                record.apply(event.at_ms, &changed.change);
+                changed.charge.iter().for_each(|charge| record.charge(charge));
             }
             EventKind::Inbound(it) => inbound.push((**it).clone()),
         }

@@ -2,6 +2,7 @@
 
 pub mod bulk;
 pub mod pins;
+pub mod plans;
 pub mod query;
 pub mod request;
 pub mod send;

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use flotilla_protocol::id::{DeviceId, SimId};
+use flotilla_routing::Micros;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -211,10 +212,25 @@ pub struct SendRequest<'a> {
     /// Application port of `data` (3GPP TS 23.040 9.2.3.24.4).
     #[serde(default)]
     pub port: Option<u16>,
-    /// Send from this number: one of your own SIMs.
+    /// Who the recipient is to see: the number of one of your SIMs, or a sender's name or number at one of your providers. Up
+    /// to 64 bytes.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<String>, example = "+255700000001")]
+    #[schema(value_type = Option<String>, max_length = 64, example = "+255700000001")]
     pub from: Option<Text<'a>>,
+    /// The plan by which its route is chosen: one of your own, or `sims-first`, `providers-first`, `sims-only`,
+    /// `providers-only`, `cheapest`. Your rules decide when left out.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, max_length = 64, example = "cheapest")]
+    pub route: Option<Text<'a>>,
+    /// What all its attempts together may cost, in your currency: a decimal text or a number. Routes that cost more are not
+    /// taken.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "0.05")]
+    pub max_cost: Option<Micros>,
+    /// Its events are sent here as well: `http` or `https`, up to 2048 bytes.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, max_length = 2048, example = "https://example.com/sms-events")]
+    pub callback_url: Option<Text<'a>>,
     /// `urgent` never waits behind `bulk`.
     #[serde(default)]
     #[schema(value_type = Option<PrioritySchema>)]

@@ -16,6 +16,7 @@ use serde::Serialize;
 use smallvec::SmallVec;
 use utoipa::ToSchema;
 
+use super::plans;
 use super::request::{Encoding, PreviewRequest, SendRequest};
 use super::validate::{check, plan};
 use crate::api::auth::sender;
@@ -96,6 +97,7 @@ async fn take(api: &Api, tenant: TenantId, headers: &HeaderMap, bytes: &Bytes) -
     if let Some(ids) = known {
         return Ok(answer(&ids, true, &recipients, segments));
     }
+    plans::check(api, tenant, checked.plan.as_deref()).await?;
     let pin = api.pins.resolve(tenant, checked.wish).await?;
     let mut submissions = Vec::with_capacity(recipients.len());
     checked.submissions(tenant, pin, || fresh_id(now_ms), &mut submissions);

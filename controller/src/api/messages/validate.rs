@@ -7,8 +7,10 @@ use flotilla_protocol::id::{DeviceId, MessageId, SimId, TenantId};
 use flotilla_protocol::number::{Msisdn, NumberError};
 use flotilla_protocol::sms::{self, EncodeError, EncodeOptions, Plan};
 use flotilla_protocol::wire::{self, Body, TextEncoding};
+use flotilla_routing::Micros;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
+use url::Url;
 
 use super::request::{Alphabet, Encoding, RECIPIENTS_MAX, SendRequest, TAGS_MAX, Text};
 use crate::api::problem::{Code, Problem};
@@ -23,6 +25,9 @@ const PAST_MS_MAX: u64 = 5 * 60 * 1000;
 const CAMPAIGN_BYTES_MAX: usize = 64;
 const TAG_BYTES_MAX: usize = 64;
 const CLIENT_REF_BYTES_MAX: usize = 128;
+const SENDER_BYTES_MAX: usize = 64;
+const PLAN_BYTES_MAX: usize = 64;
+const CALLBACK_BYTES_MAX: usize = 2048;
 
 /// Which SIM a client wants, before anybody has looked whether it is its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,7 +44,12 @@ pub enum Wish {
 pub struct Checked {
     pub recipients: SmallVec<[Msisdn; 1]>,
     pub wish: Wish,
+    /// The plan that it names, before anybody has looked whether there is one.
+    pub plan: Option<Box<str>>,
     pub segments: u8,
+    sender: Option<Box<str>>,
+    max_cost: Option<Micros>,
+    callback_url: Option<Box<str>>,
     body: Body,
     encoding: TextEncoding,
     flash: bool,
@@ -56,7 +66,7 @@ pub struct Checked {
 /// Checks a request at a time. `priority` is that of requests that name none.
 pub fn check(mut request: SendRequest<'_>, priority: Priority, now_ms: u64) -> Result<Checked, Problem> {
     let recipients = recipients(&request)?;
-    let wish = wish(&request)?;
+    let (wish, sender) = wish(&request)?;
     let encoding = text_encoding(request.encoding.unwrap_or_default());
     let (body, segments) = body(&mut request, encoding)?;
     let due_ms = due(request.send_at.as_ref(), now_ms)?;
@@ -68,7 +78,11 @@ pub fn check(mut request: SendRequest<'_>, priority: Priority, now_ms: u64) -> R
     Ok(Checked {
         recipients,
         wish,
+        plan: label("route", request.route.as_ref(), PLAN_BYTES_MAX)?,
         segments,
+        sender,
+        max_cost: request.max_cost,
+        callback_url: request.callback_url.as_ref().map(callback).transpose()?,
         body,
         encoding,
         flash: request.flash,
@@ -110,10 +124,10 @@ impl Checked {
             campaign: self.campaign,
             tags: self.tags,
             client_ref: self.client_ref,
-            sender: None,
-            plan: None,
-            max_cost: None,
-            callback_url: None,
+            sender: self.sender,
+            plan: self.plan,
+            max_cost: self.max_cost,
+            callback_url: self.callback_url,
         };
         if others.is_empty() {
             out.push(template);
@@ -204,17 +218,36 @@ fn number_problem(field: Cow<'static, str>, error: &NumberError) -> Problem {
     Problem::new(Code::InvalidNumber, error.to_string()).at(field)
 }
 
-fn wish(request: &SendRequest<'_>) -> Result<Wish, Problem> {
+/// The route that it wants; and the sender, where that is no number of a SIM.
+fn wish(request: &SendRequest<'_>) -> Result<(Wish, Option<Box<str>>), Problem> {
     match (&request.from, request.sim, request.device) {
-        (None, None, None) => Ok(Wish::Any),
-        (None, Some(sim), None) => Ok(Wish::Sim(sim)),
-        (None, None, Some(device)) => Ok(Wish::Device(device)),
-        (Some(from), None, None) => {
-            Msisdn::parse(from).map(Wish::From).map_err(|error| number_problem("from".into(), &error))
+        (None, None, None) => Ok((Wish::Any, None)),
+        (None, Some(sim), None) => Ok((Wish::Sim(sim), None)),
+        (None, None, Some(device)) => Ok((Wish::Device(device), None)),
+        (Some(from), None, None) if from.starts_with('+') => {
+            let number = Msisdn::parse(from).map_err(|error| number_problem("from".into(), &error))?;
+            Ok((Wish::From(number), None))
         }
+        (from @ Some(_), None, None) => Ok((Wish::Any, label("from", from.as_ref(), SENDER_BYTES_MAX)?)),
         (None, ..) => Err(Problem::field("device", "give either sim or device, not both")),
         (Some(_), ..) => Err(Problem::field("from", "give only one of from, sim and device")),
     }
+}
+
+/// Where its events go. Whether that is an address which may be asked is looked at when they go.
+fn callback(text: &Text<'_>) -> Result<Box<str>, Problem> {
+    let wrong = |detail: &'static str| Problem::field("callback_url", detail);
+    if text.len() > CALLBACK_BYTES_MAX {
+        return Err(wrong("longer than 2048 bytes; shorten it"));
+    }
+    let url = Url::parse(text).map_err(|_| wrong("no URL; give one such as https://example.com/sms-events"))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(wrong("give a URL that begins with https:// or http://"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("has a user or a password in it; events are signed instead"));
+    }
+    Ok(url.as_str().into())
 }
 
 /// Takes the text out of the request: one that was copied already is not copied again.

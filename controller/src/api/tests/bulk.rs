@@ -55,7 +55,7 @@ async fn a_broken_line_stops_nothing() {
         (4, "invalid_number", Some("to")),
         (5, "invalid_field", Some("to")),
         (7, "body_too_large", None),
-        (8, "unknown_field", Some("route")),
+        (8, "invalid_field", Some("route")),
         (9, "invalid_field", Some("sim")),
     ];
     assert_eq!(errors(&answer), expected);

@@ -6,6 +6,7 @@
 use flotilla_protocol::address::Address;
 use flotilla_protocol::id::TenantId;
 use flotilla_protocol::number::Region;
+use flotilla_routing::Micros;
 use smallvec::{SmallVec, smallvec};
 
 use crate::domain::event::{Change, Event, EventKind, Facts, Inbound};
@@ -20,7 +21,7 @@ use super::key::{Dimension, Place, name_place, place};
 pub(super) struct Contribution<'a> {
     pub(super) tenant: TenantId,
     pub(super) at_ms: u64,
-    counters: SmallVec<[(Counter, u64); 3]>,
+    counters: SmallVec<[(Counter, u64); 4]>,
     latency: Option<(Latency, u64)>,
     route: Option<Route>,
     message: Option<(&'a str, Priority)>,
@@ -60,7 +61,8 @@ impl<'a> Contribution<'a> {
             }
             EventKind::Changed(changed) => {
                 let (route, what) = of_change(&changed.change);
-                About::of_facts(changed.tenant, &changed.facts).step(event.at_ms, route, what)
+                let cost = changed.charge.map_or(Micros::ZERO, |charge| charge.cost);
+                About::of_facts(changed.tenant, &changed.facts).step(event.at_ms, route, what).costing(cost)
             }
             EventKind::Inbound(inbound) => Self::of_inbound(inbound),
         }
@@ -82,6 +84,13 @@ impl<'a> Contribution<'a> {
         }
     }
 
+    fn costing(mut self, cost: Micros) -> Self {
+        if cost > Micros::ZERO {
+            self.counters.push((Counter::Cost, cost.0));
+        }
+        self
+    }
+
     /// Adds to one row.
     pub(super) fn add_to(&self, counts: &mut Counts) {
         for &(counter, n) in &self.counters {
@@ -97,9 +106,16 @@ impl<'a> Contribution<'a> {
         let mut places = SmallVec::new();
         let mut add = |dimension, place| places.push((dimension, place));
         add(Dimension::Total, place(Dimension::Total, &[]));
-        if let Some(route) = self.route {
-            add(Dimension::Device, place(Dimension::Device, &route.device.to_bytes()));
-            add(Dimension::Sim, place(Dimension::Sim, &route.sim.to_bytes()));
+        match self.route.map(|route| (route, route.as_provider())) {
+            Some((_, Some((provider, sender)))) => {
+                add(Dimension::Provider, place(Dimension::Provider, &provider.to_bytes()));
+                add(Dimension::Sender, place(Dimension::Sender, &sender.to_bytes()));
+            }
+            Some((route, None)) => {
+                add(Dimension::Device, place(Dimension::Device, &route.device.to_bytes()));
+                add(Dimension::Sim, place(Dimension::Sim, &route.sim.to_bytes()));
+            }
+            None => {}
         }
         if let Some((campaign, priority)) = self.message {
             add(Dimension::Campaign, name_place(Dimension::Campaign, campaign));
@@ -127,7 +143,7 @@ pub(super) fn of_record(record: &MessageRecord) -> impl Iterator<Item = Contribu
             region,
             campaign: &submission.campaign,
         };
-        about.step(step.at_ms, step.route, of_trace(i == 0, step, record.sent_ms))
+        about.step(step.at_ms, step.route, of_trace(i == 0, step, record.sent_ms)).costing(step.cost)
     })
 }
 
@@ -254,12 +270,15 @@ impl<'a> About<'a> {
 mod tests {
     use std::collections::HashMap;
 
+    use flotilla_protocol::id::{ProviderId, SenderId};
     use proptest::prelude::*;
 
     use flotilla_routing::choice::Why;
 
     use super::*;
-    use crate::follow::testing::{START_MS, accepted, changed, failure, lives, records, route, submission, tenant};
+    use crate::follow::testing::{
+        START_MS, accepted, changed, charged, failure, lives, records, route, submission, tenant,
+    };
 
     type Sums = HashMap<(TenantId, u64, Place), Counts>;
 
@@ -287,7 +306,7 @@ mod tests {
     fn one_message_on_two_routes() {
         let mut it = submission(tenant(1), START_MS, [1; 10]);
         (it.segments, it.campaign) = (2, "may".into());
-        let (a, b) = (route(1), route(2));
+        let (a, b) = (route(1), Route::provider(ProviderId::new(1, [2; 10]), SenderId::new(1, [3; 10])));
         let changes = [
             Change::Dispatched { attempt: 1, route: a, session: 1, why: Why::default() },
             Change::Doubted { attempt: 1, route: a, lost: false },
@@ -299,6 +318,8 @@ mod tests {
         ];
         let mut events = vec![accepted(it.clone())];
         events.extend(changes.map(|change| changed(&it, START_MS + 2_000, change)));
+        events[2] = charged(&events[2], a, Micros(40));
+        events[5] = charged(&events[5], b, Micros(2));
         let sums = sum(events.iter().map(Contribution::of_event));
         let of = |place: Place| {
             let counts = &sums[&(tenant(1), START_MS / 3_600_000, place)];
@@ -315,15 +336,18 @@ mod tests {
             (Counter::SegmentsSent, 2),
             (Counter::SegmentsDelivered, 2),
             (Counter::Delivered, 1),
+            (Counter::Cost, 42),
         ];
         assert_eq!(of(place(Dimension::Total, &[])), all);
         assert_eq!(of(name_place(Dimension::Campaign, "may")), all);
         assert_eq!(of(name_place(Dimension::Region, "TZ")), all);
         assert_eq!(of(place(Dimension::Priority, &[2])), all);
-        let device = |route: Route| of(place(Dimension::Device, &route.device.to_bytes()));
-        assert_eq!(device(a), [(Counter::Dispatched, 1), (Counter::Returned, 1), (Counter::Doubted, 1)]);
-        assert_eq!(of(place(Dimension::Sim, &b.sim.to_bytes())), device(b));
-        assert_eq!(device(b).iter().filter(|(counter, _)| *counter == Counter::Dispatched).count(), 1);
+        let on_a = [(Counter::Dispatched, 1), (Counter::Returned, 1), (Counter::Doubted, 1), (Counter::Cost, 40)];
+        assert_eq!(of(place(Dimension::Device, &a.device.to_bytes())), on_a);
+        assert_eq!(of(place(Dimension::Sim, &a.sim.to_bytes())), on_a);
+        let on_b = of(place(Dimension::Provider, &b.device.to_bytes()));
+        assert_eq!(of(place(Dimension::Sender, &b.sim.to_bytes())), on_b);
+        assert!(on_b.contains(&(Counter::Dispatched, 1)) && on_b.contains(&(Counter::Cost, 2)), "{on_b:?}");
         assert_eq!(of(name_place(Dimension::Error, "lease-over")), [(Counter::Returned, 1)]);
         let total = &sums[&(tenant(1), START_MS / 3_600_000, place(Dimension::Total, &[]))];
         assert_eq!(total.latency(Latency::AcceptToSent).quantile(0.5), Some(672));

@@ -48,6 +48,8 @@ counters! {
     Expired = 12, expired;
     Cancelled = 13, cancelled;
     Inbound = 14, inbound;
+    /// What segments have cost that left, or may have: millionths of the tenant's currency.
+    Cost = 15, cost;
 }
 
 /// A time that is measured.

@@ -18,11 +18,24 @@ pub enum Dimension {
     Priority = 6,
     /// Code of the failure of an attempt or of a message.
     Error = 7,
+    /// An account at an online service; its attempts are in no device's row.
+    Provider = 8,
+    /// A sender of such an account; its attempts are in no SIM's row.
+    Sender = 9,
 }
 
 impl Dimension {
-    pub const ALL: [Self; 7] =
-        [Self::Total, Self::Device, Self::Sim, Self::Campaign, Self::Region, Self::Priority, Self::Error];
+    pub const ALL: [Self; 9] = [
+        Self::Total,
+        Self::Device,
+        Self::Sim,
+        Self::Campaign,
+        Self::Region,
+        Self::Priority,
+        Self::Error,
+        Self::Provider,
+        Self::Sender,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -33,6 +46,8 @@ impl Dimension {
             Self::Region => "region",
             Self::Priority => "priority",
             Self::Error => "error",
+            Self::Provider => "provider",
+            Self::Sender => "sender",
         }
     }
 

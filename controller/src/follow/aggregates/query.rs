@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use flotilla_protocol::id::{DeviceId, ShardId, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, ProviderId, SenderId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Region;
 
 use super::Aggregates;
@@ -346,6 +346,8 @@ fn value_place(by: Dimension, value: &str) -> Result<Place, QueryError> {
         Dimension::Total => return Err(wrong()),
         Dimension::Device => place(by, &DeviceId::parse(value).map_err(|_| wrong())?.to_bytes()),
         Dimension::Sim => place(by, &SimId::parse(value).map_err(|_| wrong())?.to_bytes()),
+        Dimension::Provider => place(by, &ProviderId::parse(value).map_err(|_| wrong())?.to_bytes()),
+        Dimension::Sender => place(by, &SenderId::parse(value).map_err(|_| wrong())?.to_bytes()),
         Dimension::Region if value.is_empty() => place(by, &[]),
         Dimension::Region => name_place(by, Region::parse(value).map_err(|_| wrong())?.as_str()),
         Dimension::Priority => {
@@ -361,6 +363,8 @@ fn print_value(by: Dimension, value: &[u8]) -> String {
     match by {
         Dimension::Device => id().map(|id| DeviceId::from_bytes(id).to_string()).unwrap_or_default(),
         Dimension::Sim => id().map(|id| SimId::from_bytes(id).to_string()).unwrap_or_default(),
+        Dimension::Provider => id().map(|id| ProviderId::from_bytes(id).to_string()).unwrap_or_default(),
+        Dimension::Sender => id().map(|id| SenderId::from_bytes(id).to_string()).unwrap_or_default(),
         Dimension::Priority => {
             let found = Priority::ALL.into_iter().find(|priority| value == [priority_code(*priority)]);
             found.map(priority_name).unwrap_or_default().to_owned()
@@ -408,6 +412,8 @@ mod tests {
         let device = DeviceId::new(7, [1; 10]).to_string();
         for (by, value) in [
             (Dimension::Device, &*device),
+            (Dimension::Provider, &*ProviderId::new(7, [1; 10]).to_string()),
+            (Dimension::Sender, &*SenderId::new(7, [1; 10]).to_string()),
             (Dimension::Region, "TZ"),
             (Dimension::Region, ""),
             (Dimension::Priority, "bulk"),

@@ -166,7 +166,11 @@ async fn rows_equal_the_journal_over_crashes() {
                 let record = MessageRecord::accepted(accepted.submission.clone(), event.at_ms, order);
                 model.insert(accepted.submission.id, record);
             }
-            EventKind::Changed(changed) => model.get_mut(&changed.message).unwrap().apply(event.at_ms, &changed.change),
+            EventKind::Changed(changed) => {
+                let record = model.get_mut(&changed.message).unwrap();
+                record.apply(event.at_ms, &changed.change);
+                changed.charge.iter().for_each(|charge| record.charge(charge));
+            }
             EventKind::Inbound(_) => {}
         }
         batch.push(event.clone());

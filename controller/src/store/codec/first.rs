@@ -244,6 +244,7 @@ impl From<Step> for record::Step {
             segment: old.segment,
             device_ms: old.device_ms,
             why: None,
+            cost: Micros::ZERO,
         }
     }
 }

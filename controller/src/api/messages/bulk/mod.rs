@@ -23,6 +23,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::plans;
 use super::send::{accept, accept_problem, fresh_id, half_hash, idempotency_key, look_up};
 use super::validate::Wish;
 use crate::api::auth::sender;
@@ -49,7 +50,7 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Lines are like the body of `POST /v1/messages` with one recipient each; the priority is `bulk` unless a line says
 /// otherwise. A bad line stops nothing: it is counted and named in the answer, which comes after the last line. The upload
 /// may have any length. With an `Idempotency-Key`, repeating the same upload (after a lost connection, or a 503) sends
-/// nothing twice. CSV columns are to, text, data, port, from, priority, send_at, valid_for_s, duplicates, sim, device,
+/// nothing twice. CSV columns are to, text, data, port, from, route, max_cost, callback_url, priority, send_at, valid_for_s, duplicates, sim, device,
 /// campaign, tags (separated by `;`), client_ref and flash, in any order.
 #[utoipa::path(
     post, path = "/v1/messages/bulk", tag = "messages", operation_id = "sendBulk",
@@ -321,6 +322,13 @@ impl Job {
         let mut submissions = Vec::with_capacity(parsed.good.len());
         let mut pins = FxHashMap::default();
         for (line, checked) in parsed.good {
+            if let Err(problem) = plans::check(&self.api, self.tenant, checked.plan.as_deref()).await {
+                if problem.code() != Code::InvalidField {
+                    return Err(problem.into());
+                }
+                tally.reject(BadLine { line, problem });
+                continue;
+            }
             match self.pin(&mut pins, checked.wish).await? {
                 Ok(pin) => checked.submissions(self.tenant, pin, || fresh_id(now_ms), &mut submissions),
                 Err(problem) => tally.reject(BadLine { line, problem }),

@@ -38,6 +38,9 @@ enum Column {
     Data,
     Port,
     From,
+    Route,
+    MaxCost,
+    CallbackUrl,
     Priority,
     SendAt,
     ValidForS,
@@ -51,12 +54,15 @@ enum Column {
 }
 
 impl Column {
-    const NAMES: [(&str, Self); 15] = [
+    const NAMES: [(&str, Self); 18] = [
         ("to", Self::To),
         ("text", Self::Text),
         ("data", Self::Data),
         ("port", Self::Port),
         ("from", Self::From),
+        ("route", Self::Route),
+        ("max_cost", Self::MaxCost),
+        ("callback_url", Self::CallbackUrl),
         ("priority", Self::Priority),
         ("send_at", Self::SendAt),
         ("valid_for_s", Self::ValidForS),
@@ -196,6 +202,9 @@ impl Table {
             data: None,
             port: None,
             from: None,
+            route: None,
+            max_cost: None,
+            callback_url: None,
             priority: None,
             send_at: None,
             valid_for_s: None,
@@ -247,6 +256,11 @@ fn set<'a>(request: &mut SendRequest<'a>, column: Column, field: &'a str) -> Res
         Column::Data => request.data = Some(text),
         Column::Port => request.port = Some(field.parse().map_err(|_| wrong("give 0 to 65535"))?),
         Column::From => request.from = Some(text),
+        Column::Route => request.route = Some(text),
+        Column::MaxCost => {
+            request.max_cost = Some(field.parse().map_err(|_| wrong("give an amount such as 0.05, with a point"))?);
+        }
+        Column::CallbackUrl => request.callback_url = Some(text),
         Column::Priority => {
             request.priority = Some(match field {
                 "urgent" => Priority::Urgent,

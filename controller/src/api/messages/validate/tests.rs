@@ -42,8 +42,19 @@ fn wrong_requests_name_the_field() {
         (r#"{"to":"+255712345678","data":"a"}"#.into(), Code::InvalidField, "data"),
         (r#"{"to":"+255712345678","data":""}"#.into(), Code::InvalidField, "data"),
         (r#"{"to":"+255712345678","data":"aGk=","encoding":{}}"#.into(), Code::InvalidField, "encoding"),
-        (with(r#","callback_url":"https://example.org""#), Code::UnknownField, "callback_url"),
-        (with(r#","route":"x""#), Code::UnknownField, "route"),
+        (with(r#","callback_url":"example.org""#), Code::InvalidField, "callback_url"),
+        (with(r#","callback_url":"ftp://example.org/x""#), Code::InvalidField, "callback_url"),
+        (with(r#","callback_url":"https://me:secret@example.org""#), Code::InvalidField, "callback_url"),
+        (
+            with(&format!(r#","callback_url":"https://example.org/{}""#, "x".repeat(2048))),
+            Code::InvalidField,
+            "callback_url",
+        ),
+        (with(r#","route":"""#), Code::InvalidField, "route"),
+        (with(r#","routes":"x""#), Code::UnknownField, "routes"),
+        (with(r#","max_cost":"cheap""#), Code::InvalidField, "max_cost"),
+        (with(r#","max_cost":-1"#), Code::InvalidField, "max_cost"),
+        (with(r#","max_cost":"0.0000001""#), Code::InvalidField, "max_cost"),
         (with(r#","priority":"fast""#), Code::InvalidField, "priority"),
         (with(r#","duplicates":"maybe""#), Code::InvalidField, "duplicates"),
         (with(r#","duplicates":true"#), Code::InvalidJson, "duplicates"),
@@ -54,7 +65,9 @@ fn wrong_requests_name_the_field() {
         (with(r#","send_at":"2020-01-01T00:00:00Z""#), Code::InvalidField, "send_at"),
         (with(r#","send_at":"2099-01-01T00:00:00Z""#), Code::InvalidField, "send_at"),
         (with(r#","sim":"dev_00000000000e00800000000000""#), Code::InvalidField, "sim"),
-        (with(r#","from":"0700""#), Code::InvalidNumber, "from"),
+        (with(r#","from":"+0700""#), Code::InvalidNumber, "from"),
+        (with(&format!(r#","from":"{}""#, "x".repeat(65))), Code::InvalidField, "from"),
+        (with(r#","from":"BANK","sim":"sim_00000000000e00800000000000""#), Code::InvalidField, "from"),
         (with(r#","from":"+255712345678","sim":"sim_00000000000e00800000000000""#), Code::InvalidField, "from"),
         (
             with(r#","device":"dev_00000000000e00800000000000","sim":"sim_00000000000e00800000000000""#),
@@ -151,4 +164,24 @@ fn data_is_counted_with_its_port() {
     let body = |port: &str| format!(r#"{{"to":"+255712345678","data":"{data}"{port}}}"#);
     assert_eq!(checked(&body("")).unwrap().segments, 1);
     assert_eq!(checked(&body(r#","port":2948"#)).unwrap().segments, 2);
+}
+
+#[test]
+fn routes_are_wished_for_in_many_ways() {
+    let body = r#"{"to":"+255712345678","text":"hi","from":"BANK","route":"cheapest","max_cost":"0.05",
+        "callback_url":"HTTPS://Example.org/events?x=1"}"#;
+    let checked = checked(body).unwrap();
+    assert_eq!((checked.wish, checked.plan.as_deref()), (Wish::Any, Some("cheapest")));
+    let mut out = Vec::new();
+    checked.submissions(TenantId::new(1, [1; 10]), Pin::Any, || MessageId::new(1, [1; 10]), &mut out);
+    let message = &out[0];
+    assert_eq!((message.sender.as_deref(), message.plan.as_deref()), (Some("BANK"), Some("cheapest")));
+    assert_eq!(message.max_cost, Some(Micros(50_000)));
+    assert_eq!(message.callback_url.as_deref(), Some("https://example.org/events?x=1"));
+    let body = with(r#","from":"+255700000001","max_cost":0.05"#);
+    let number = Msisdn::parse("+255700000001").unwrap();
+    assert_eq!(
+        super::check(json::parse(body.as_bytes()).unwrap(), Priority::Normal, NOW_MS).unwrap().wish,
+        Wish::From(number)
+    );
 }
