@@ -55,7 +55,8 @@ static CAPABILITIES: Capabilities = Capabilities {
     polls: false,
     balance: true,
     inbound: true,
-    echoes_reference: true,
+    // Only where the settings make it so; the id is remembered for all others.
+    echoes_reference: false,
 };
 
 pub(crate) struct GenericHttp;
