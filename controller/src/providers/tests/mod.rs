@@ -1,1 +1,4 @@
-//! Provider accounts end to end.
+//! What tests of provider accounts share: a maker of their own, and a service that plays it and can misbehave.
+
+pub(crate) mod maker;
+pub(crate) mod service;
