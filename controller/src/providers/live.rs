@@ -36,6 +36,8 @@ pub struct LiveState {
     pub paused: bool,
     pub waiting: usize,
     pub in_flight: usize,
+    /// Reports that wait for the answer to what they are about.
+    pub early: usize,
     /// The last one, and when (Unix ms).
     pub last_error: Option<(String, u64)>,
     pub counters: Counters,
@@ -59,6 +61,7 @@ impl LiveState {
             paused: false,
             waiting: 0,
             in_flight: 0,
+            early: 0,
             last_error: None,
             counters: Counters::default(),
             noted,

@@ -406,6 +406,7 @@ impl State {
         let (waiting, in_flight) = (self.agent.waiting(), self.agent.in_flight());
         let mut live = self.live.lock();
         (live.waiting, live.in_flight, live.paused) = (waiting, in_flight, self.agent.is_paused());
+        live.early = self.early.len();
         drop(live);
         let gauge = metrics::gauge!("flotilla_provider_in_flight", "maker" => self.maker());
         gauge.increment(in_flight as f64 - self.gauge as f64);

@@ -8,6 +8,7 @@ mod device;
 mod events;
 mod messages;
 mod node;
+mod providers;
 mod routing;
 
 use std::time::Duration;
