@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_protocol::id::{Epoch, ShardId};
+use flotilla_routing::ledger::Ledger;
 use flotilla_routing::settings::Tenants;
 use tokio::time::sleep;
 
@@ -53,7 +54,16 @@ pub async fn restored(rows: &dyn Rows, shard: ShardId, epoch: Epoch, last_seq: u
         messages: count.messages,
     });
     let inbound = rows.inbound_positions(shard).await?;
-    Ok(Restored { shard, epoch, last_seq, in_flight, open: open.collect(), inbound, tenants: Tenants::default() })
+    Ok(Restored {
+        shard,
+        epoch,
+        last_seq,
+        in_flight,
+        open: open.collect(),
+        inbound,
+        tenants: Tenants::default(),
+        ledger: Ledger::default(),
+    })
 }
 
 /// Answers a read of the machine, trying until the store does. `None` for effects that are no reads.

@@ -14,7 +14,7 @@ use super::Pause;
 use super::entry::{Device, Entry};
 use super::tenant::Tenant;
 use crate::choice::{Candidate, Pin};
-use crate::circuit::Gate;
+use crate::circuit::{Circuit, Gate};
 use crate::fact::recipient_hash;
 use crate::ledger::{Ledger, Scope};
 use crate::limits::{Ask, Limit, Room, room, warmed_up};
@@ -193,6 +193,12 @@ impl View<'_> {
         if let Some(lasts) = lasts(self.device_room(entry, device, ANYBODY), now) {
             tell(Obstacle::DeviceLimit, lasts);
         }
+    }
+
+    /// Whether it has failed and rests, or tries with single messages.
+    pub(super) fn rests(&self, entry: &Entry) -> bool {
+        let closed = |circuit: &Circuit| circuit.may_send(self.now.unix_ms, entry.used) == Gate::Yes;
+        self.paused(entry.route.sim).is_some() || !self.ledger.circuit(&entry.route).is_none_or(closed)
     }
 
     /// Until when a SIM rests (monotonic).

@@ -366,6 +366,8 @@ impl Table {
         let Some(device) = self.devices.get(&entry.route.device) else { return };
         let view = View { ledger: &self.ledger, pauses: &self.pauses, now };
         let states = [view.state(entry, device, 0), view.state(entry, device, 1)];
+        // Nobody waits for a route that has just failed, however short its rest: the next step is there for that.
+        let rests = view.rests(entry);
         let Some(tenant) = self.tenants.get_mut(&entry.tenant) else { return };
         let mut wake_ms = match states {
             _ if !entry.online => Some(entry.away_since_ms.saturating_add(self.settings.forget_after_ms)),
@@ -387,6 +389,7 @@ impl Table {
                         from_ms <= now.mono_ms
                     }
                 };
+                let soon = soon && !rests;
                 unusable |= tenant.sets.set_busy(place, kind, soon) && *state != State::Open;
                 if *state == State::Open {
                     entered |= !place.has_room(kind);

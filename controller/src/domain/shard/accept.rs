@@ -9,7 +9,7 @@ use smallvec::smallvec;
 use super::io::{AcceptRequest, Acceptance, CancelOutcome, Effect, KeyReused, KnownKey, RequestKey, Token};
 use super::message::Message;
 use super::slots::Slot;
-use super::{Machine, Now, fleet::Grant, lane_key};
+use super::{Machine, Now, fleet::Grant};
 use crate::domain::event::{Accepted, Change, Event, EventKind, Idempotency};
 use crate::domain::message::{MessageState, Submission};
 
@@ -80,7 +80,7 @@ impl Machine {
         self.totals.add(class, state, 1);
         let stays = if scheduled { !self.holds_scheduled(submission.due_ms) } else { self.must_spill(tenant, class) };
         if !stays {
-            let lane = self.lanes.join(lane_key(&submission));
+            let lane = self.join_lane(&submission, now);
             self.settle(Message::accepted(&submission, now.unix_ms, order, lane));
         } else if !scheduled {
             self.spill(tenant, class, order);

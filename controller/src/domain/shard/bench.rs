@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{Attempt, Body, Down, Report, ReportKind, TextEncoding};
+use flotilla_routing::ledger::Ledger;
 use flotilla_routing::settings::Tenants;
 
 use super::{AcceptRequest, Effect, Input, Link, Machine, Restored, RouteSim, ShardSettings};
@@ -42,6 +43,7 @@ pub fn bench_machine(messages: usize) -> MachineBench {
         open: vec![],
         inbound: vec![],
         tenants: Tenants::default(),
+        ledger: Ledger::default(),
     };
     let mut machine = Machine::new(settings, restored, now);
     let requests: Vec<AcceptRequest> = (0..messages / REQUEST).map(|n| request(n, now)).collect();

@@ -6,25 +6,27 @@
 
 use flotilla_protocol::id::{DeviceId, SimId};
 use flotilla_protocol::wire::{Attempt, Dispatch, Down, ErrorClass};
-use flotilla_routing::choice::Why;
+use flotilla_routing::choice::{Candidate, Choice, Why};
+use flotilla_routing::fact::recipient_hash;
+use flotilla_routing::table::Marked;
 use smallvec::{SmallVec, smallvec};
 
 use super::fleet::{Flight, Grant};
+use super::message::Message;
 use super::residency::Stage;
 use super::settings::ATTEMPTS_MAX;
 use super::slots::Slot;
 use super::timers::Timer;
 use super::{Machine, Now};
 use crate::domain::event::Change;
+use crate::domain::facts::codes;
 use crate::domain::message::{Failure, MessageState, Pin, Priority, Route};
-use crate::domain::route::{Candidate, Choice};
-
-/// How long a message that cannot use the room there is waits for other room.
-const SET_ASIDE_MS: u64 = 5_000;
 
 enum Served {
     One,
+    /// Nothing of this class can go now; perhaps something of a lower one can.
     Empty,
+    /// No room, for lower classes neither.
     NoRoom,
 }
 
@@ -33,12 +35,13 @@ pub(super) fn failure(class: ErrorClass, code: &str, text: &str) -> Failure {
 }
 
 impl Machine {
-    /// Dispatches what can go.
-    pub(super) fn serve(&mut self, now: Now) {
+    /// Dispatches what can go. Whether there was anybody to serve.
+    pub(super) fn serve(&mut self, now: Now) -> bool {
         let mut targets = self.lanes.take_marked();
+        let somebody = !targets.is_empty();
         for class in Priority::ALL {
             if targets.is_empty() {
-                return;
+                break;
             }
             let mut without_room: SmallVec<[Slot; 4]> = SmallVec::new();
             let mut asked: SmallVec<[Slot; 4]> = SmallVec::from_slice(&targets);
@@ -54,45 +57,75 @@ impl Machine {
             }
             targets.retain(|target| !without_room.contains(target));
         }
+        somebody
     }
 
     fn serve_one(&mut self, target: Slot, class: Priority, now: Now) -> Served {
         loop {
             let messages = &self.messages;
-            let queued = |slot| messages.get(slot).is_some_and(|message| message.state == MessageState::Queued);
-            let Some(slot) = self.lanes.head(target, class, queued) else { return Served::Empty };
+            let ready = |lane, slot| {
+                messages.get(slot).is_some_and(|message| {
+                    message.state == MessageState::Queued && message.wake_ms.is_none() && message.lane == lane
+                })
+            };
+            let Some(slot) = self.lanes.head(target, class, ready) else { return Served::Empty };
             let Some(message) = self.messages.get(slot) else { return Served::Empty };
             if message.expires_ms <= now.unix_ms {
                 self.expire(slot, now);
                 continue;
             }
-            let key = &self.lanes.get(message.lane).key;
-            let avoid = message.route.filter(|_| message.avoid_until_ms > now.mono_ms);
-            let candidate = Candidate {
-                tenant: key.tenant,
-                class,
-                pin: key.pin,
-                to: message.to,
-                segments: message.segments,
-                avoid: avoid.map(|route| route.sim),
-            };
-            match self.routes.choose(&candidate) {
-                Choice::Take(route) => {
+            let candidate = self.candidate(message, now);
+            match self.routes.choose(&candidate, now) {
+                Choice::Take(route, why) => {
                     self.lanes.served(target, class, candidate.segments);
-                    self.dispatch(slot, class, route, now);
+                    self.dispatch(slot, class, route, why, now);
                     return Served::One;
                 }
-                Choice::Wait => return Served::NoRoom,
-                Choice::Unfit => {
+                Choice::Wait { until_ms: None } => return Served::NoRoom,
+                Choice::Wait { until_ms: Some(until_ms) } => {
+                    let until_ms = until_ms.max(now.mono_ms + 1);
+                    if self.lanes.serve_at(target, until_ms) {
+                        self.timers.at_mono(until_ms, Timer::Serve(target));
+                    }
+                    return Served::Empty;
+                }
+                Choice::Unfit { until_ms } => {
                     self.lanes.set_aside(target, class);
-                    self.sleep(slot, SET_ASIDE_MS, now);
+                    self.sleep(slot, until_ms.saturating_sub(now.mono_ms).max(1), now);
+                }
+                Choice::Refuse { code, text } => {
+                    let attempt = candidate.attempt - 1;
+                    let why = failure(ErrorClass::Permanent, code, &text);
+                    let change = Change::Failed { attempt, route: None, why, undelivered: false };
+                    self.record(slot, change, now);
                 }
             }
         }
     }
 
+    /// A queued message as the choice sees it.
+    pub(super) fn candidate(&self, message: &Message, now: Now) -> Candidate {
+        let key = &self.lanes.get(message.lane).key;
+        Candidate {
+            message: message.id,
+            attempt: message.attempt + 1,
+            tenant: key.tenant,
+            class: key.class,
+            pin: key.pin,
+            plan: key.plan,
+            to: message.to,
+            segments: message.segments,
+            unicode: message.unicode,
+            sender: message.sender(),
+            avoid: message.route.filter(|_| message.avoid_until_ms > now.mono_ms),
+            waits_since_ms: now.mono_ms.saturating_sub(now.unix_ms.saturating_sub(message.next_try_ms)),
+            max_cost: message.max_cost(),
+            spent: message.spent,
+        }
+    }
+
     /// The intent is an event; the frame leaves when it is committed.
-    fn dispatch(&mut self, slot: Slot, class: Priority, route: Route, now: Now) {
+    fn dispatch(&mut self, slot: Slot, class: Priority, route: Route, why: Why, now: Now) {
         let device = self.devices.get_mut(&route.device).expect("a route is on a device that is known");
         let session = device.session.expect("a route is on a device with a link");
         let sim = device.sim_mut(route.sim).expect("a route is on a SIM of its device");
@@ -121,15 +154,17 @@ impl Machine {
             grant: if granted { Grant::Yes } else { Grant::No },
             carried: false,
             lease_ms: now.mono_ms + u64::from(send_within_ms) + self.settings.lease_margin_ms,
+            segments: message.segments,
+            recipient: recipient_hash(message.to.as_u64()),
         };
         sim.granted += u16::from(granted);
         device.flights.insert(attempt, flight);
         if !granted {
             device.wait(route.sim, class, attempt);
         }
-        self.routes.occupy(route);
+        self.routes.reserve(route, device.tenant, flight.segments, flight.recipient, now);
         self.post(route.device, Down::Dispatch(frame));
-        self.record(slot, Change::Dispatched { attempt: attempt.number, route, session, why: Why::default() }, now);
+        self.record(slot, Change::Dispatched { attempt: attempt.number, route, session, why }, now);
     }
 
     /// Grants what waits on a SIM, as far as it has places: these are known when the device has listed what it holds.
@@ -168,46 +203,59 @@ impl Machine {
         {
             sim.granted = sim.granted.saturating_sub(1);
         }
-        self.routes.release(Route::sim(id, flight.sim));
+        let (route, tenant) = (device.route(id, flight.sim), device.tenant);
+        self.routes.release(route, tenant, flight.segments, flight.recipient, now);
         self.grant(id, flight.sim, now);
-        self.mark_routes(id, flight.sim);
         Some(flight)
     }
 
-    /// There may be room on a SIM.
-    pub(super) fn mark_routes(&mut self, id: DeviceId, sim: SimId) {
-        let Some(device) = self.devices.get(&id) else { return };
-        for pin in [Pin::Sim(sim), Pin::Device(id), Pin::Any] {
-            self.lanes.mark_pin(device.tenant, pin);
+    /// Takes note of what the table says has changed, and of what its time has brought.
+    pub(super) fn follow_routes(&mut self, now: Now) {
+        let mut marked = std::mem::take(&mut self.marked);
+        self.routes.advance(now, &mut marked);
+        for one in marked.drain(..) {
+            match one {
+                Marked::Route { tenant, route } => {
+                    for pin in [Pin::Sim(route.sim), Pin::Device(route.device), Pin::Any] {
+                        self.lanes.mark_pin(tenant, pin);
+                    }
+                }
+                Marked::Tenant(tenant) => self.lanes.mark_tenant(tenant),
+            }
         }
+        self.marked = marked;
     }
 
-    /// The SIM could not send, or its device is unreliable: it rests, longer each time until it sends again.
-    pub(super) fn pause(&mut self, sim: SimId, now: Now) {
-        let until_ms = self.routes.pause(sim, now.mono_ms);
-        self.timers.at_mono(until_ms, Timer::Resume(sim));
-    }
-
-    /// Takes back an attempt that was not sent, or may be repeated: at once, or after a delay.
+    /// Takes back an attempt that certainly was not sent: at once, or after a delay.
     pub(super) fn give_back(&mut self, slot: Slot, why: Failure, delay_ms: u64, now: Now) {
+        self.take_back(slot, Back { why, delay_ms, left: None, undelivered: false }, now);
+    }
+
+    /// Takes back an attempt that may be repeated, though it has left or may have.
+    pub(super) fn take_back(&mut self, slot: Slot, back: Back, now: Now) {
+        let Back { why, delay_ms, left, undelivered } = back;
         let Some(message) = self.messages.get(slot) else { return };
         let Some(route) = message.route else { return };
         let attempt = message.attempt;
         if message.cancel_asked {
-            return self.record(slot, Change::Cancelled, now);
+            return self.record_left(slot, Change::Cancelled, left, now);
         }
         if attempt >= ATTEMPTS_MAX {
-            let why =
-                failure(why.class, "attempts-used-up", &format!("{ATTEMPTS_MAX} attempts; the last: {}", why.code));
-            return self.record(slot, Change::Failed { attempt, route: Some(route), why, undelivered: false }, now);
+            let why = failure(
+                why.class,
+                codes::ATTEMPTS_USED_UP,
+                &format!("{ATTEMPTS_MAX} attempts; the last: {}", why.code),
+            );
+            let change = Change::Failed { attempt, route: Some(route), why, undelivered };
+            return self.record_left(slot, change, left, now);
         }
-        let lane = message.lane;
-        self.record(
-            slot,
-            Change::Returned { attempt, route, why, retry_ms: now.unix_ms + delay_ms, undelivered: false },
-            now,
-        );
-        if delay_ms > 0 {
+        let (lane, was_sent) = (message.lane, message.state == MessageState::Sent);
+        let retry_ms = now.unix_ms + delay_ms;
+        self.record_left(slot, Change::Returned { attempt, route, why, retry_ms, undelivered }, left, now);
+        if was_sent {
+            // Its text is in the store only.
+            self.fetch_again(slot);
+        } else if delay_ms > 0 {
             self.sleep(slot, delay_ms, now);
         } else {
             self.lanes.push(lane, slot, true);
@@ -241,6 +289,22 @@ impl Machine {
         self.residency.enter(tenant, class, Stage::Ready);
         self.lanes.push(lane, slot, true);
     }
+}
+
+/// An attempt that is taken back.
+pub(super) struct Back {
+    pub(super) why: Failure,
+    pub(super) delay_ms: u64,
+    /// What has left, or may have.
+    pub(super) left: Option<Left>,
+    pub(super) undelivered: bool,
+}
+
+/// Segments of an attempt that have left, or may have, and when (Unix ms).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left {
+    pub(super) segments: u8,
+    pub(super) at_ms: u64,
 }
 
 /// A grant does not outlive the message.

@@ -4,12 +4,13 @@ use flotilla_protocol::id::DeviceId;
 use flotilla_protocol::wire::{Attempt, Down, ErrorClass};
 use smallvec::smallvec;
 
-use super::dispatch::failure;
+use super::dispatch::{Back, Left, failure};
 use super::fleet::Grant;
 use super::slots::Slot;
 use super::timers::Timer;
 use super::{Machine, Now};
 use crate::domain::event::Change;
+use crate::domain::facts::codes;
 use crate::domain::message::{Duplicates, MessageState};
 
 /// While a device that has come back has not listed what it holds, a lease that is over waits for the list this long.
@@ -22,19 +23,16 @@ impl Machine {
             match timer {
                 Timer::Wake(slot) => self.wake(slot, now),
                 Timer::Lease(slot) => self.lease_over(slot, now),
-                Timer::Resume(sim) => {
-                    if let Some(device) = self.routes.resume(sim, now.mono_ms) {
-                        self.mark_routes(device, sim);
-                    }
-                }
-                Timer::Due(_) | Timer::Expires(_) => {}
+                Timer::Serve(target) => self.lanes.serve_now(target, now.mono_ms),
+                Timer::Due(_) | Timer::Expires(_) | Timer::Reclassify(_) => {}
             }
         }
         while let Some(timer) = self.timers.next_wall(now.unix_ms) {
             match timer {
                 Timer::Due(slot) => self.due(slot, now),
                 Timer::Expires(slot) => self.expire(slot, now),
-                Timer::Wake(_) | Timer::Lease(_) | Timer::Resume(_) => {}
+                Timer::Reclassify(tenant) => self.reclassify_in_time(tenant, now),
+                Timer::Wake(_) | Timer::Lease(_) | Timer::Serve(_) => {}
             }
         }
         self.fetch(now);
@@ -63,8 +61,10 @@ impl Machine {
         let attempt = message.attempt;
         let route = message.route;
         let number = Attempt { message: message.id, number: attempt };
+        let mut left = None;
+        let whole = Left { segments: message.segments, at_ms: now.unix_ms };
         let (code, text) = match message.state {
-            MessageState::Scheduled | MessageState::Queued => ("validity-over", "not sent within its validity"),
+            MessageState::Scheduled | MessageState::Queued => (codes::VALIDITY_OVER, "not sent within its validity"),
             MessageState::Dispatching | MessageState::Unknown => {
                 let device = route.and_then(|route| self.devices.get(&route.device));
                 let flight = device.and_then(|device| device.flights.get(&number));
@@ -73,15 +73,16 @@ impl Machine {
                     self.give_up(route.device, number, now);
                 }
                 if never_granted {
-                    ("validity-over", "not sent within its validity")
+                    (codes::VALIDITY_OVER, "not sent within its validity")
                 } else {
-                    ("in-doubt", "its device has not told whether it was sent")
+                    left = Some(whole);
+                    (codes::IN_DOUBT, "its device has not told whether it was sent")
                 }
             }
-            _ => ("no-delivery-report", "sent, and no delivery report came within its validity"),
+            _ => (codes::NO_REPORT, "sent, and no delivery report came within its validity"),
         };
         let why = failure(ErrorClass::Transient, code, text);
-        self.record(slot, Change::Expired { attempt, route, why }, now);
+        self.record_left(slot, Change::Expired { attempt, route, why }, left, now);
     }
 
     /// The attempt of a message that ends: its device is told, and keeps its place until it answers.
@@ -100,6 +101,7 @@ impl Machine {
         let Some(route) = message.route else { return };
         let attempt = Attempt { message: message.id, number: message.attempt };
         let (duplicates, state) = (message.duplicates, message.state);
+        let left = Some(Left { segments: message.segments, at_ms: now.unix_ms });
         let Some(device) = self.devices.get(&route.device) else { return };
         let Some(flight) = device.flights.get(&attempt).filter(|flight| flight.lease_ms <= now.mono_ms) else { return };
         if device.session.is_some() {
@@ -113,12 +115,13 @@ impl Machine {
             Duplicates::Allowed => {
                 self.land(route.device, attempt, now);
                 self.forget_if_idle(route.device);
-                let why = failure(ErrorClass::Route, "lease-over", "the device went silent; it may have been sent");
-                self.give_back(slot, why, 0, now);
+                let why =
+                    failure(ErrorClass::Route, codes::LEASE_OVER, "the device went silent; it may have been sent");
+                self.take_back(slot, Back { why, delay_ms: 0, left, undelivered: false }, now);
             }
             Duplicates::Never if state == MessageState::Dispatching => {
                 let change = Change::Doubted { attempt: attempt.number, route, lost: false };
-                self.record(slot, change, now);
+                self.record_left(slot, change, left, now);
             }
             Duplicates::Never => {}
         }

@@ -1,23 +1,26 @@
-//! Devices, and the attempts that are on them.
+//! Devices, and the attempts that are on them. A provider account is a device whose attempts are granted as they are dispatched.
 //!
 //! A flight is an attempt that a device has, may have, or will have when its frame arrives. It occupies a place of the
 //! device's window until the device has said how it ended, or it is certain that it never arrived, whatever becomes of the
 //! message meanwhile (it may expire, or be cancelled).
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
-use flotilla_protocol::wire::{Attempt, Down, Telemetry};
+use flotilla_protocol::wire::{Attempt, Down};
+use flotilla_routing::settings::RouteSettings;
+use flotilla_routing::table::RouteDevice;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::io::{Link, RouteSim};
 use super::slots::Slot;
-use crate::domain::message::Priority;
-use crate::domain::route::RouteDevice;
+use crate::domain::message::{Priority, Route, RouteKind};
 
 #[derive(Debug)]
 pub(super) struct Device {
+    pub(super) kind: RouteKind,
     pub(super) tenant: TenantId,
     /// Present while its link is up.
     pub(super) session: Option<u64>,
@@ -32,16 +35,15 @@ pub(super) struct Device {
     frames: Vec<Down>,
     /// It has something to drain.
     pub(super) touched: bool,
-    /// The newest on this link.
-    pub(super) telemetry: Option<Box<Telemetry>>,
 }
 
 #[derive(Debug)]
 pub(super) struct DeviceSim {
     pub(super) slot: u8,
     pub(super) sim: SimId,
-    depth: u8,
+    depth: u16,
     pub(super) ready: bool,
+    settings: Arc<RouteSettings>,
     /// Attempts granted on this link and not ended.
     pub(super) granted: u16,
     /// Attempts that the device has and that may be granted, by class.
@@ -59,6 +61,9 @@ pub(super) struct Flight {
     pub(super) carried: bool,
     /// When the lease of its grant is over (monotonic).
     pub(super) lease_ms: u64,
+    /// What is reserved for it.
+    pub(super) segments: u8,
+    pub(super) recipient: u64,
 }
 
 /// Whether the device may hand an attempt to its radio.
@@ -73,8 +78,9 @@ pub(super) enum Grant {
 }
 
 impl Device {
-    pub(super) fn offline(tenant: TenantId) -> Self {
+    pub(super) fn offline(kind: RouteKind, tenant: TenantId) -> Self {
         Self {
+            kind,
             tenant,
             session: None,
             window: 1,
@@ -85,11 +91,11 @@ impl Device {
             log: ReportLog::default(),
             frames: Vec::new(),
             touched: false,
-            telemetry: None,
         }
     }
 
     pub(super) fn connect(&mut self, link: &Link, accepts_work: bool) {
+        self.kind = link.kind;
         self.session = Some(link.session);
         self.window = link.window.max(1);
         self.accepts_work = accepts_work;
@@ -110,8 +116,12 @@ impl Device {
             let known = former.iter().position(|known| known.sim == sim.sim).map(|place| former.swap_remove(place));
             let mut entry = known.unwrap_or_else(|| DeviceSim::new(sim));
             entry.slot = sim.slot;
-            entry.depth = sim.depth.max(1);
+            entry.depth = match self.kind {
+                RouteKind::Sim => u16::from(sim.depth.max(1)),
+                RouteKind::Provider => self.window,
+            };
             entry.ready = sim.ready;
+            entry.settings = Arc::clone(&sim.settings);
             self.sims.push(entry);
         }
     }
@@ -120,7 +130,6 @@ impl Device {
         self.session = None;
         self.settled = false;
         self.frames.clear();
-        self.telemetry = None;
         self.sims.clear();
         self.log = ReportLog::default();
     }
@@ -133,17 +142,23 @@ impl Device {
         self.sims.iter_mut().find(|known| known.sim == sim)
     }
 
+    /// The route over one of its SIMs.
+    pub(super) fn route(&self, device: DeviceId, sim: SimId) -> Route {
+        Route { kind: self.kind, device, sim }
+    }
+
     pub(super) fn slot_sim(&self, slot: u8) -> Option<SimId> {
         self.sims.iter().find(|known| known.slot == slot).map(|known| known.sim)
     }
 
     pub(super) fn routes(&self, device: DeviceId) -> RouteDevice {
         RouteDevice {
+            kind: self.kind,
             device,
             tenant: self.tenant,
             window: self.window,
             accepts_work: self.accepts_work && self.settled,
-            sims: self.sims.iter().map(|sim| (sim.sim, sim.ready)).collect(),
+            sims: self.sims.iter().map(DeviceSim::route_sim).collect(),
         }
     }
 
@@ -184,11 +199,24 @@ impl Device {
 
 impl DeviceSim {
     fn new(sim: &RouteSim) -> Self {
-        Self { slot: sim.slot, sim: sim.sim, depth: 1, ready: false, granted: 0, waiting: Default::default() }
+        Self {
+            slot: sim.slot,
+            sim: sim.sim,
+            depth: 1,
+            ready: false,
+            settings: Arc::clone(&sim.settings),
+            granted: 0,
+            waiting: Default::default(),
+        }
+    }
+
+    fn route_sim(&self) -> RouteSim {
+        let depth = u8::try_from(self.depth).unwrap_or(u8::MAX);
+        RouteSim { slot: self.slot, sim: self.sim, depth, ready: self.ready, settings: Arc::clone(&self.settings) }
     }
 
     pub(super) fn has_free_grant(&self) -> bool {
-        self.granted < u16::from(self.depth)
+        self.granted < self.depth
     }
 
     /// The attempt to be granted next, when there is a place: the highest class first.

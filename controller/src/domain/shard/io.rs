@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::{Down, Held, Report, Telemetry};
-use flotilla_routing::settings::{RouteSettings, TenantRouting};
+use flotilla_routing::settings::TenantRouting;
 
 use crate::domain::event::Event;
 use crate::domain::message::{MessageState, Priority, RouteKind, Submission};
@@ -33,16 +33,7 @@ pub struct AcceptRequest {
     pub submissions: Vec<Submission>,
 }
 
-/// One SIM of a device that is online, or one sender of a provider account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteSim {
-    pub slot: u8,
-    pub sim: SimId,
-    /// Attempts the radio can work on at once; taken as 1 at least. A provider account works on its whole window at once.
-    pub depth: u8,
-    pub ready: bool,
-    pub settings: Arc<RouteSettings>,
-}
+pub use flotilla_routing::table::RouteSim;
 
 /// A device's link is up: what the machine needs to know of it. A provider account takes the place of a device: see `kind`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! The queues. A lane holds the messages of one tenant, campaign, class and pin; the lanes of the same tenant and pin form a
-//! target, which is what a free place on a route is offered to. A target has a ring of lanes per class.
+//! The queues. A lane holds the messages of one tenant, campaign, class, pin and plan; the lanes of the same tenant, pin and
+//! plan form a target, which is what a free place on a route is offered to. A target has a ring of lanes per class.
 //!
 //! Classes are served strictly in order; inside a class lanes take turns, one message each, and a lane that has sent a long
 //! message sits out a turn for each further segment. A target without a free route is simply not asked: whoever frees a
@@ -8,7 +8,9 @@
 use std::collections::VecDeque;
 
 use flotilla_protocol::id::TenantId;
+use flotilla_routing::choice::PlanRef;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::slots::{Slot, Slots};
 use crate::domain::message::{Pin, Priority};
@@ -18,6 +20,8 @@ pub(super) struct LaneKey {
     pub(super) tenant: TenantId,
     pub(super) class: Priority,
     pub(super) pin: Pin,
+    /// The first for pinned messages, which follow none.
+    pub(super) plan: PlanRef,
     pub(super) campaign: Box<str>,
 }
 
@@ -40,6 +44,8 @@ struct Target {
     lanes: u32,
     /// Among those to be served next.
     marked: bool,
+    /// A timer will mark it then (monotonic).
+    serve_ms: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +53,9 @@ pub(super) struct Lanes {
     lanes: Slots<Lane>,
     by_key: FxHashMap<LaneKey, Slot>,
     targets: Slots<Target>,
-    by_pin: FxHashMap<(TenantId, Pin), Slot>,
+    by_pin: FxHashMap<(TenantId, Pin, PlanRef), Slot>,
+    /// The targets of each tenant that are not pinned, one for each plan in use.
+    unpinned: FxHashMap<TenantId, SmallVec<[Slot; 2]>>,
     marked: Vec<Slot>,
 }
 
@@ -59,12 +67,15 @@ impl Lanes {
             self.lane_mut(slot).members += 1;
             return slot;
         }
-        let pinned = (key.tenant, key.pin);
+        let pinned = (key.tenant, key.pin, key.plan);
         let target = match self.by_pin.get(&pinned) {
             Some(target) => *target,
             None => {
                 let target = self.targets.insert(Target::default());
                 self.by_pin.insert(pinned, target);
+                if key.pin == Pin::Any {
+                    self.unpinned.entry(key.tenant).or_default().push(target);
+                }
                 target
             }
         };
@@ -86,9 +97,16 @@ impl Lanes {
         self.by_key.remove(&lane.key);
         let target = self.target_mut(lane.target);
         target.lanes -= 1;
-        if target.lanes == 0 {
-            self.targets.remove(lane.target);
-            self.by_pin.remove(&(lane.key.tenant, lane.key.pin));
+        if target.lanes > 0 {
+            return;
+        }
+        self.targets.remove(lane.target);
+        self.by_pin.remove(&(lane.key.tenant, lane.key.pin, lane.key.plan));
+        if let Some(targets) = self.unpinned.get_mut(&lane.key.tenant) {
+            targets.retain(|target| *target != lane.target);
+            if targets.is_empty() {
+                self.unpinned.remove(&lane.key.tenant);
+            }
         }
     }
 
@@ -113,11 +131,44 @@ impl Lanes {
         self.mark(target);
     }
 
-    /// A route of this tenant and pin may have room.
+    /// A route of this tenant and pin may have room, whatever the plan.
     pub(super) fn mark_pin(&mut self, tenant: TenantId, pin: Pin) {
-        if let Some(target) = self.by_pin.get(&(tenant, pin)) {
+        if pin == Pin::Any {
+            let targets = self.unpinned.get(&tenant).cloned();
+            targets.into_iter().flatten().for_each(|target| self.mark(target));
+        } else if let Some(target) = self.by_pin.get(&(tenant, pin, PlanRef::default())) {
             self.mark(*target);
         }
+    }
+
+    /// Anything about this tenant may have changed.
+    pub(super) fn mark_tenant(&mut self, tenant: TenantId) {
+        let of = self.by_pin.iter().filter(|((of, ..), _)| *of == tenant);
+        let targets: Vec<Slot> = of.map(|(_, target)| *target).collect();
+        targets.into_iter().for_each(|target| self.mark(target));
+    }
+
+    /// The target is to be served then at the latest. Whether a timer has to be set for it.
+    pub(super) fn serve_at(&mut self, target: Slot, mono_ms: u64) -> bool {
+        let Some(target) = self.targets.get_mut(target) else { return false };
+        let earlier = target.serve_ms.is_none_or(|at| mono_ms < at);
+        if earlier {
+            target.serve_ms = Some(mono_ms);
+        }
+        earlier
+    }
+
+    /// The timer of a target has come.
+    pub(super) fn serve_now(&mut self, slot: Slot, mono_ms: u64) {
+        let Some(target) = self.targets.get_mut(slot) else { return };
+        if target.serve_ms.is_some_and(|at| at <= mono_ms) {
+            target.serve_ms = None;
+            self.mark(slot);
+        }
+    }
+
+    pub(super) fn has_target(&self, target: Slot) -> bool {
+        self.targets.get(target).is_some()
     }
 
     pub(super) fn take_marked(&mut self) -> Vec<Slot> {
@@ -131,14 +182,15 @@ impl Lanes {
     }
 
     /// The message whose turn it is. It stays where it is until [`Lanes::served`] or [`Lanes::set_aside`].
-    pub(super) fn head(&mut self, target: Slot, class: Priority, queued: impl Fn(Slot) -> bool) -> Option<Slot> {
+    /// `ready` tells whether a message still waits in this lane.
+    pub(super) fn head(&mut self, target: Slot, class: Priority, ready: impl Fn(Slot, Slot) -> bool) -> Option<Slot> {
         let ring = &mut self.targets.get_mut(target)?.rings[class as usize];
         while let Some(slot) = ring.front().copied() {
             let Some(lane) = self.lanes.get_mut(slot) else {
                 ring.pop_front();
                 continue;
             };
-            while lane.queue.front().is_some_and(|message| !queued(*message)) {
+            while lane.queue.front().is_some_and(|message| !ready(slot, *message)) {
                 lane.queue.pop_front();
             }
             let Some(message) = lane.queue.front().copied() else {
@@ -201,13 +253,19 @@ mod tests {
     use super::*;
 
     fn key(campaign: &str, class: Priority) -> LaneKey {
-        LaneKey { tenant: TenantId::from_bytes([1; 16]), class, pin: Pin::Any, campaign: campaign.into() }
+        LaneKey {
+            tenant: TenantId::from_bytes([1; 16]),
+            class,
+            pin: Pin::Any,
+            plan: PlanRef(0),
+            campaign: campaign.into(),
+        }
     }
 
     /// Serves until nothing is left; each message's number of segments is its value.
     fn serve(lanes: &mut Lanes, target: Slot, messages: &Slots<(&'static str, u8)>) -> String {
         let mut order = String::new();
-        while let Some(head) = lanes.head(target, Priority::Bulk, |slot| messages.get(slot).is_some()) {
+        while let Some(head) = lanes.head(target, Priority::Bulk, |_, slot| messages.get(slot).is_some()) {
             let (name, segments) = messages.get(head).unwrap();
             order += name;
             lanes.served(target, Priority::Bulk, *segments);
@@ -239,7 +297,8 @@ mod tests {
         messages.remove(gone);
         assert_eq!(serve(&mut lanes, target, &messages), "");
         lanes.leave(lane);
-        assert_eq!((lanes.lanes.len(), lanes.targets.len(), lanes.by_key.len(), lanes.by_pin.len()), (0, 0, 0, 0));
+        assert_eq!((lanes.lanes.len(), lanes.targets.len(), lanes.by_key.len()), (0, 0, 0));
+        assert!(lanes.by_pin.is_empty() && lanes.unpinned.is_empty());
     }
 
     #[test]

@@ -4,14 +4,16 @@ use flotilla_protocol::id::{DeviceId, SimId};
 use flotilla_protocol::wire::{Attempt, Down, ErrorClass, Held};
 use smallvec::smallvec;
 
-use super::dispatch::failure;
+use super::dispatch::{Left, failure};
 use super::fleet::{Device, Flight, Grant};
 use super::io::{Link, RouteSim};
+use super::message::Message;
 use super::slots::Slot;
 use super::timers::Timer;
 use super::{Machine, Now};
 use crate::domain::event::Change;
-use crate::domain::message::{Duplicates, MessageState, Priority, Route};
+use crate::domain::facts::codes;
+use crate::domain::message::{Duplicates, MessageState, Priority, Route, RouteKind};
 
 impl Machine {
     pub(super) fn device_up(&mut self, link: Link, now: Now) {
@@ -23,15 +25,11 @@ impl Machine {
         }
         // A device that has obeyed a later leader refuses this one's work, so it gets none.
         let accepts_work = link.accepts_work && link.epoch_seen <= self.epoch;
-        let device = self.devices.entry(id).or_insert_with(|| Device::offline(link.tenant));
+        let device = self.devices.entry(id).or_insert_with(|| Device::offline(link.kind, link.tenant));
         device.tenant = link.tenant;
         device.connect(&link, accepts_work);
         let routes = device.routes(id);
-        let flights: Vec<SimId> = device.flights.values().map(|flight| flight.sim).collect();
-        self.routes.set_device(routes);
-        for sim in flights {
-            self.routes.occupy(Route::sim(id, sim));
-        }
+        self.routes.set_device(routes, now);
     }
 
     pub(super) fn device_changed(
@@ -45,18 +43,17 @@ impl Machine {
         let Some(device) = self.session_mut(id, session) else { return };
         device.change(sims, accepts_work);
         let routes = device.routes(id);
-        self.routes.set_device(routes);
+        self.routes.set_device(routes, now);
         self.call_back(id, accepts_work, now);
         for sim in sims {
             self.grant(id, sim.sim, now);
-            self.mark_routes(id, sim.sim);
         }
     }
 
     pub(super) fn device_down(&mut self, id: DeviceId, session: u64, now: Now) {
         let Some(device) = self.session_mut(id, session) else { return };
         device.disconnect();
-        self.routes.remove_device(id);
+        self.routes.remove_device(id, now);
         let Some(device) = self.devices.get(&id) else { return };
         let mut flights: Vec<(Attempt, Flight)> = device.flights.iter().map(|(a, f)| (*a, *f)).collect();
         // Each goes to the front of its lane: the youngest first, so that the oldest ends up in front.
@@ -78,16 +75,18 @@ impl Machine {
             self.land(id, attempt, now);
             return;
         };
-        self.pause(flight.sim, now);
+        self.routes.pause(flight.sim, now);
+        let Some(route) = self.devices.get(&id).map(|device| device.route(id, flight.sim)) else { return };
         if flight.grant == Grant::No {
             self.land(id, attempt, now);
-            let why = failure(ErrorClass::Route, "link-lost", "the device went away before it was told to send");
+            let why = failure(ErrorClass::Route, codes::LINK_LOST, "the device went away before it was told to send");
             return self.give_back(slot, why, 0, now);
         }
         match duplicates {
             Duplicates::Never if state == MessageState::Dispatching => {
-                let route = Route::sim(id, flight.sim);
-                self.record(slot, Change::Doubted { attempt: attempt.number, route, lost: false }, now);
+                let left =
+                    self.messages.get(slot).map(|message| Left { segments: message.segments, at_ms: now.unix_ms });
+                self.record_left(slot, Change::Doubted { attempt: attempt.number, route, lost: false }, left, now);
             }
             Duplicates::Never => {}
             Duplicates::Allowed => self.timers.at_mono(flight.lease_ms, Timer::Lease(slot)),
@@ -113,17 +112,21 @@ impl Machine {
         let carried = device.flights.iter().filter(|(_, flight)| flight.carried);
         let missing: Vec<(Attempt, Option<Slot>)> =
             carried.map(|(attempt, flight)| (*attempt, flight.message)).collect();
-        self.routes.set_device(routes);
+        self.routes.set_device(routes, now);
         for (attempt, slot) in missing {
             self.land(id, attempt, now);
-            if let Some(slot) = slot.filter(|slot| self.is_current(*slot, attempt)) {
-                let why = failure(ErrorClass::Route, "never-arrived", "the device never got it");
-                self.give_back(slot, why, 0, now);
+            let Some(slot) = slot.filter(|slot| self.is_current(*slot, attempt)) else { continue };
+            match self.messages.get(slot).and_then(|message| message.route) {
+                // The process that knew what became of it is gone.
+                Some(route) if route.is_provider() => self.unknown(slot, route, now),
+                _ => {
+                    let why = failure(ErrorClass::Route, codes::NEVER_ARRIVED, "the device never got it");
+                    self.give_back(slot, why, 0, now);
+                }
             }
         }
         for sim in sims {
             self.grant(id, sim, now);
-            self.mark_routes(id, sim);
         }
     }
 
@@ -134,6 +137,7 @@ impl Machine {
         let here = |route: Option<Route>| route.is_some_and(|route| route.device == id);
         let wanted = message.filter(|message| message.has(attempt) && here(message.route) && !message.cancel_asked);
         let wanted = wanted.map(|message| (message.lane, message.route.map(|route| route.sim)));
+        let weight = message.map_or((0, 0), Message::weight);
         let Some(device) = self.devices.get_mut(&id) else { return };
         let first_sim = device.sims.first().map(|sim| sim.sim);
         let known = device.flights.get_mut(&attempt);
@@ -144,7 +148,9 @@ impl Machine {
             // It occupies the device until it is given up there; which SIM does not matter.
             (None, _) => (first_sim.unwrap_or(SimId::from_bytes([0; 16])), Priority::Bulk),
         };
-        let grant = if held.sending { Grant::Yes } else { Grant::Earlier };
+        // What an account has is under way, or will be without another word.
+        let sending = held.sending || device.kind == RouteKind::Provider;
+        let grant = if sending { Grant::Yes } else { Grant::Earlier };
         if let Some(flight) = known {
             if !flight.carried {
                 return;
@@ -152,10 +158,11 @@ impl Machine {
             flight.carried = false;
             flight.grant = grant;
         } else {
-            let flight = Flight { sim, class, message: slot, grant, carried: false, lease_ms: 0 };
+            let (segments, recipient) = weight;
+            let flight = Flight { sim, class, message: slot, grant, carried: false, lease_ms: 0, segments, recipient };
             device.flights.insert(attempt, flight);
         }
-        if held.sending {
+        if sending {
             if let Some(sim) = device.sim_mut(sim) {
                 sim.granted += 1;
             }
@@ -168,7 +175,8 @@ impl Machine {
             }
         }
         if is_new {
-            self.routes.occupy(Route::sim(id, sim));
+            let (route, tenant) = (device.route(id, sim), device.tenant);
+            self.routes.reserve(route, tenant, weight.0, weight.1, now);
         }
         if wanted.is_none() {
             self.post(id, Down::Cancel { attempts: smallvec![attempt] });
@@ -188,7 +196,7 @@ impl Machine {
         for (attempt, slot) in waiting {
             if let Some(slot) = slot.filter(|slot| self.is_current(*slot, attempt)) {
                 self.post(id, Down::Cancel { attempts: smallvec![attempt] });
-                let why = failure(ErrorClass::Route, "called-back", "the device or SIM takes no more work");
+                let why = failure(ErrorClass::Route, codes::CALLED_BACK, "the device or SIM takes no more work");
                 self.give_back(slot, why, 0, now);
             }
         }
@@ -203,12 +211,22 @@ impl Machine {
         let attempt = Attempt { message: message.id, number: message.attempt };
         let key = &self.lanes.get(message.lane).key;
         let lease_ms = now.mono_ms + u64::from(self.settings.send_within_ms) + self.settings.lease_margin_ms;
-        let (sim, class) = (route.sim, key.class);
-        let device = self.devices.entry(route.device).or_insert_with(|| Device::offline(key.tenant));
-        let flight = Flight { sim, class, message: Some(slot), grant: Grant::Earlier, carried: true, lease_ms };
+        let (sim, class, tenant) = (route.sim, key.class, key.tenant);
+        let device = self.devices.entry(route.device).or_insert_with(|| Device::offline(route.kind, key.tenant));
+        let (segments, recipient) = message.weight();
+        let flight = Flight {
+            sim,
+            class,
+            message: Some(slot),
+            grant: Grant::Earlier,
+            carried: true,
+            lease_ms,
+            segments,
+            recipient,
+        };
         device.flights.insert(attempt, flight);
         self.timers.at_mono(lease_ms, Timer::Lease(slot));
-        self.routes.occupy(route);
+        self.routes.reserve(route, tenant, flight.segments, flight.recipient, now);
     }
 
     /// A device without a link and without attempts is nothing to remember.

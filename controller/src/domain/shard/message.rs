@@ -3,12 +3,16 @@
 
 use flotilla_protocol::id::MessageId;
 use flotilla_protocol::number::Msisdn;
-use flotilla_protocol::wire::{Attempt, Body, ErrorClass, TextEncoding};
+use flotilla_protocol::sms;
+use flotilla_protocol::wire::{Alphabet, Attempt, Body, ErrorClass, TextEncoding};
+use flotilla_routing::Micros;
+use flotilla_routing::choice::{Classify, sender_hash};
+use flotilla_routing::fact::{Charge, recipient_hash};
 
 use super::io::Order;
 use super::slots::Slot;
 use crate::domain::event::Change;
-use crate::domain::message::{Duplicates, MessageState, Route, Submission};
+use crate::domain::message::{Duplicates, MessageState, Priority, Route, Submission};
 use crate::domain::record::{MessageRecord, Step};
 
 #[derive(Clone, Debug)]
@@ -22,9 +26,13 @@ pub(super) struct Message {
     pub(super) flash: bool,
     pub(super) segments: u8,
     pub(super) duplicates: Duplicates,
+    /// The text is not GSM-7.
+    pub(super) unicode: bool,
     pub(super) accepted_ms: u64,
     pub(super) callback: bool,
     pub(super) expires_ms: u64,
+    /// What few messages have.
+    wishes: Option<Box<Wishes>>,
 
     // What events change; equal to the fold of the journal.
     pub(super) state: MessageState,
@@ -37,6 +45,10 @@ pub(super) struct Message {
     /// Transient errors so far.
     pub(super) retries: u8,
     pub(super) lost: bool,
+    /// The last attempt is charged: its segments have left, or may have.
+    pub(super) charged: bool,
+    /// What its attempts have cost.
+    pub(super) spent: Micros,
     /// Time of the last event.
     pub(super) at_ms: u64,
 
@@ -49,6 +61,46 @@ pub(super) struct Message {
     pub(super) cancel_asked: bool,
     /// The open attempt was dispatched by this machine: whoever has wanted it cancelled since then has told this machine.
     pub(super) dispatched_here: bool,
+}
+
+/// What a client has asked for about the way.
+#[derive(Clone, Debug)]
+struct Wishes {
+    sender: Option<Box<str>>,
+    sender_hash: Option<u64>,
+    plan: Option<Box<str>>,
+    tags: Box<[Box<str>]>,
+    max_cost: Option<Micros>,
+}
+
+impl Wishes {
+    fn of(submission: &Submission) -> Option<Box<Self>> {
+        let Submission { sender, plan, tags, max_cost, .. } = submission;
+        if sender.is_none() && plan.is_none() && tags.is_empty() && max_cost.is_none() {
+            return None;
+        }
+        Some(Box::new(Self {
+            sender: sender.clone(),
+            sender_hash: sender.as_deref().map(sender_hash),
+            plan: plan.clone(),
+            tags: tags.as_slice().into(),
+            max_cost: *max_cost,
+        }))
+    }
+}
+
+/// Whether a route has to take more than GSM-7. Text in ASCII is decided without planning it.
+fn is_unicode(submission: &Submission) -> bool {
+    let Body::Text(text) = &submission.body else { return false };
+    match submission.encoding.alphabet {
+        Alphabet::Gsm7 => false,
+        Alphabet::Ucs2 => true,
+        Alphabet::Auto if text.is_ascii() && !text.contains('`') => false,
+        Alphabet::Auto => {
+            let options = sms::EncodeOptions { segments_max: u8::MAX, ..submission.encoding.into() };
+            sms::plan(text, &options).is_ok_and(|plan| plan.encoding == sms::Encoding::Ucs2)
+        }
+    }
 }
 
 impl Message {
@@ -64,6 +116,8 @@ impl Message {
             flash: submission.flash,
             segments: submission.segments,
             duplicates: submission.duplicates,
+            unicode: is_unicode(submission),
+            wishes: Wishes::of(submission),
             accepted_ms: submission.accepted_ms,
             callback: submission.callback_url.is_some(),
             expires_ms: submission.expires_ms,
@@ -76,6 +130,8 @@ impl Message {
             segments_delivered: 0,
             retries: 0,
             lost: false,
+            charged: false,
+            spent: Micros::ZERO,
             at_ms,
             wake_ms: None,
             avoid_until_ms: 0,
@@ -101,6 +157,8 @@ impl Message {
         message.segments_delivered = record.segments_delivered;
         message.retries = retries;
         message.lost = record.lost;
+        message.charged = record.charged;
+        message.spent = record.cost;
         if message.state == MessageState::Sent {
             message.forget_text();
         }
@@ -119,6 +177,7 @@ impl Message {
                 self.dispatched_ms = at_ms;
                 self.segments_delivered = 0;
                 self.lost = false;
+                self.charged = false;
                 self.dispatched_here = true;
             }
             Change::Returned { why, retry_ms, .. } => {
@@ -140,6 +199,40 @@ impl Message {
             Change::Failed { .. } => self.state = MessageState::Failed,
             Change::Expired { .. } => self.state = MessageState::Expired,
             Change::Cancelled => self.state = MessageState::Cancelled,
+        }
+    }
+
+    /// The counterpart of [`MessageRecord::charge`].
+    pub(super) fn charge(&mut self, charge: &Charge) {
+        self.charged = true;
+        self.spent = self.spent.saturating_add(charge.cost);
+    }
+
+    /// What is reserved for its present attempt: its segments, until they are charged, and whom it is for.
+    pub(super) fn weight(&self) -> (u8, u64) {
+        (if self.charged { 0 } else { self.segments }, recipient_hash(self.to.as_u64()))
+    }
+
+    pub(super) fn sender(&self) -> Option<u64> {
+        self.wishes.as_ref().and_then(|wishes| wishes.sender_hash)
+    }
+
+    pub(super) fn max_cost(&self) -> Option<Micros> {
+        self.wishes.as_ref().and_then(|wishes| wishes.max_cost)
+    }
+
+    /// What the tenant's rules look at; while the text is here.
+    pub(super) fn classify(&self, class: Priority) -> Classify<'_> {
+        let wishes = self.wishes.as_deref();
+        let text = if let Body::Text(text) = &self.body { text.as_str() } else { "" };
+        Classify {
+            to: self.to,
+            text,
+            sender: wishes.and_then(|wishes| wishes.sender.as_deref()),
+            class,
+            tags: wishes.map_or(&[], |wishes| &wishes.tags),
+            message: self.id,
+            plan: wishes.and_then(|wishes| wishes.plan.as_deref()),
         }
     }
 

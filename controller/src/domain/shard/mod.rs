@@ -39,15 +39,19 @@ mod tests;
 mod timers;
 
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
-use flotilla_protocol::wire::Down;
+use flotilla_protocol::wire::{Attempt, Down};
+use flotilla_routing::choice::PlanRef;
+use flotilla_routing::ledger::Ledger;
 use flotilla_routing::settings::Tenants;
+use flotilla_routing::table::{Marked, Table, TableSettings};
 use rustc_hash::FxHashMap;
 
 use super::Now;
 use super::event::{Change, Changed, Event, EventKind, Facts};
-use super::message::{MessageState, Priority, Submission};
+use super::facts;
+use super::message::{MessageState, Pin, Priority, Submission};
 use super::record::MessageRecord;
-use super::route::{PauseLimits, RouteTable};
+use dispatch::Left;
 use fleet::Device;
 use keys::Keys;
 use lanes::{LaneKey, Lanes};
@@ -61,6 +65,9 @@ pub use io::{
     RouteSim, ShardStatus, Token,
 };
 pub use settings::{ATTEMPTS_MAX, SUBMISSIONS_MAX, ShardSettings};
+
+/// What is served for one input; anything left is served with the next one.
+const ROUNDS_MAX: u32 = 8;
 
 /// How many open messages the store has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +92,8 @@ pub struct Restored {
     pub inbound: Vec<(DeviceId, u64)>,
     /// What the tenants have set; those without an entry have the defaults.
     pub tenants: Tenants,
+    /// The fold of everything that was ever committed.
+    pub ledger: Ledger,
 }
 
 /// One shard.
@@ -101,7 +110,9 @@ pub struct Machine {
     messages: Slots<Message>,
     ids: FxHashMap<MessageId, Slot>,
     lanes: Lanes,
-    routes: RouteTable,
+    routes: Table,
+    /// What the table wants served again, between two looks.
+    marked: Vec<Marked>,
     devices: FxHashMap<DeviceId, Device>,
     /// Devices with something to drain.
     touched: Vec<DeviceId>,
@@ -116,7 +127,8 @@ pub struct Machine {
     /// before this machine's predecessor had committed.
     look_up_until_ms: u64,
     inbound: FxHashMap<DeviceId, u64>,
-    tenants: Tenants,
+    /// When the rules of a tenant choose other plans (Unix ms).
+    reclassify_ms: FxHashMap<TenantId, u64>,
 }
 
 /// How many messages are open, in memory or not, by class and state.
@@ -148,7 +160,11 @@ impl Totals {
 
 impl Machine {
     pub fn new(settings: ShardSettings, restored: Restored, now: Now) -> Self {
-        let pauses = PauseLimits { min_ms: settings.pause_min_ms, max_ms: settings.pause_max_ms };
+        let table = TableSettings {
+            pause_min_ms: settings.pause_min_ms,
+            pause_max_ms: settings.pause_max_ms,
+            ..TableSettings::default()
+        };
         let mut machine = Self {
             shard: restored.shard,
             epoch: restored.epoch,
@@ -158,7 +174,8 @@ impl Machine {
             messages: Slots::default(),
             ids: FxHashMap::default(),
             lanes: Lanes::default(),
-            routes: RouteTable::new(pauses),
+            routes: Table::new(table, restored.ledger),
+            marked: Vec::new(),
             devices: FxHashMap::default(),
             touched: Vec::new(),
             timers: Timers::default(),
@@ -168,9 +185,12 @@ impl Machine {
             undecided: FxHashMap::default(),
             look_up_until_ms: now.mono_ms + settings.look_up_ms,
             inbound: restored.inbound.into_iter().collect(),
-            tenants: restored.tenants,
+            reclassify_ms: FxHashMap::default(),
             settings,
         };
+        for (tenant, routing) in restored.tenants {
+            machine.set_tenant(tenant, routing, now);
+        }
         for count in &restored.open {
             machine.totals.add(count.class, count.state, count.messages);
         }
@@ -208,13 +228,20 @@ impl Machine {
             Input::Tenant { tenant, routing } => self.set_tenant(tenant, routing, now),
             Input::Tick => {}
         }
-        self.serve(now);
-        let (messages, routes) = (&self.messages, &self.routes);
+        // What is served may make room elsewhere: an attempt that expires in its queue, a wait that ends.
+        for _ in 0..ROUNDS_MAX {
+            self.follow_routes(now);
+            if !self.serve(now) {
+                break;
+            }
+        }
+        let (messages, lanes, reclassify_ms) = (&self.messages, &self.lanes, &self.reclassify_ms);
         self.timers.sweep(|timer| match timer {
             Timer::Due(slot) | Timer::Expires(slot) | Timer::Wake(slot) | Timer::Lease(slot) => {
                 messages.get(*slot).is_some()
             }
-            Timer::Resume(sim) => routes.is_paused(*sim),
+            Timer::Serve(target) => lanes.has_target(*target),
+            Timer::Reclassify(tenant) => reclassify_ms.contains_key(tenant),
         });
     }
 
@@ -242,7 +269,8 @@ impl Machine {
     pub fn next_deadline(&self, now: Now) -> Option<u64> {
         let (wall, mono) = self.next_fetch();
         let wall = wall.map(|at| now.mono_ms + at.saturating_sub(now.unix_ms).min(timers::WALL_CHECK_MS));
-        [wall, mono, self.timers.deadline(now.unix_ms, now.mono_ms)].into_iter().flatten().min()
+        let routes = self.routes.next_deadline();
+        [wall, mono, routes, self.timers.deadline(now.unix_ms, now.mono_ms)].into_iter().flatten().min()
     }
 
     pub fn status(&self) -> ShardStatus {
@@ -261,13 +289,35 @@ impl Machine {
 
     /// Journals a change of a message in memory, and applies it.
     fn record(&mut self, slot: Slot, change: Change, now: Now) {
+        self.record_left(slot, change, None, now);
+    }
+
+    /// The same, with a change after which segments of the present attempt have left, or may have: they are charged, unless
+    /// they were before.
+    fn record_left(&mut self, slot: Slot, change: Change, left: Option<Left>, now: Now) {
         let Some(message) = self.messages.get_mut(slot) else { return };
         let key = &self.lanes.get(message.lane).key;
         let (tenant, class) = (key.tenant, key.class);
         let at_ms = now.unix_ms.max(message.at_ms);
         let (state, stage) = (message.state, Stage::of(message));
+        let charge = left
+            .filter(|_| !message.charged)
+            .zip(message.route)
+            .map(|(left, route)| self.routes.charge(route, tenant, left.segments, left.at_ms, message.to));
         message.wake_ms = None;
         message.apply(at_ms, &change);
+        if let Some(charge) = &charge {
+            message.charge(charge);
+            let attempt = Attempt { message: message.id, number: message.attempt };
+            // Counted once: what is charged is not reserved any more, though it keeps its place.
+            if let Some(device) = self.devices.get_mut(&charge.route.device)
+                && let Some(flight) = device.flights.get_mut(&attempt).filter(|flight| flight.segments > 0)
+            {
+                self.routes.release(charge.route, tenant, flight.segments, flight.recipient, now);
+                flight.segments = 0;
+                self.routes.reserve(charge.route, tenant, 0, flight.recipient, now);
+            }
+        }
         let facts = Facts {
             accepted_ms: message.accepted_ms,
             segments: message.segments,
@@ -276,7 +326,10 @@ impl Machine {
             campaign: key.campaign.clone(),
             callback: message.callback,
         };
-        let changed = Changed { message: message.id, tenant, facts, change, charge: None };
+        let changed = Changed { message: message.id, tenant, facts, change, charge };
+        facts::of_changed(at_ms, &changed, |fact| {
+            self.routes.fact(&fact, now);
+        });
         self.events.push(Event { at_ms, kind: EventKind::Changed(changed) });
         let (after, stage_after) = (message.state, Stage::of(message));
         self.totals.remove(class, state);
@@ -320,11 +373,13 @@ impl Machine {
     }
 }
 
-fn lane_key(submission: &Submission) -> LaneKey {
+/// Messages that are pinned to a route follow no plan.
+fn lane_key(submission: &Submission, plan: impl FnOnce() -> PlanRef) -> LaneKey {
     LaneKey {
         tenant: submission.tenant,
         class: submission.priority,
         pin: submission.pin,
+        plan: if submission.pin == Pin::Any { plan() } else { PlanRef::default() },
         campaign: submission.campaign.clone(),
     }
 }

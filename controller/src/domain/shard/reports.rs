@@ -11,23 +11,30 @@
 //! | failed, route | back to the queue; the SIM rests, and this message avoids it for a while |
 //! | failed, transient | back to the queue after 0, 5 min, 30 min, 2 h; then `failed` |
 //! | failed after some segments had left | under `duplicates: never` `failed`: a repetition would send those twice |
-//! | unknown | `never`: `unknown` until a delivery report proves otherwise or the validity ends; `allowed`: back at once |
+//! | unknown | `never`: `unknown` until a later report settles it or the validity ends; `allowed`: back at once, elsewhere |
 //! | delivered | `delivered` with the last segment |
-//! | undelivered | `failed`, whatever the class: the network has given up |
+//! | undelivered, permanent | `failed` |
+//! | undelivered, otherwise | the network has given up: on to the next route as after a failure, unless segments of it were or may still be delivered: then `failed` |
+//!
+//! The first report after which segments have left, or may have, charges them: once per attempt.
 
 use flotilla_protocol::id::{DeviceId, SimId};
 use flotilla_protocol::wire::{
     Attempt, Down, ErrorClass, ErrorDomain, InboundMessage, NotSent, Report, ReportKind, SendError,
 };
 
-use super::dispatch::failure;
+use super::dispatch::{Back, Left, failure};
 use super::slots::Slot;
 use super::{Machine, Now};
 use crate::domain::event::{Change, Event, EventKind, Inbound};
+use crate::domain::facts::codes;
 use crate::domain::message::{Duplicates, Failure, MessageState, Route, SEGMENTS_MAX};
 
 /// A device keeps what it has received for so long at most; one that says more has a wrong clock.
 const INBOUND_AGE_MS_MAX: u64 = 30 * 86_400_000;
+
+/// How long a message that may be repeated keeps away from the account that did not answer, when there are others.
+const AVOID_UNKNOWN_MS: u64 = 30_000;
 
 impl Machine {
     pub(super) fn reports(&mut self, id: DeviceId, session: u64, reports: Vec<Report>, now: Now) {
@@ -87,6 +94,7 @@ impl Machine {
         };
         let in_flight = message.is_in_flight();
         let may_be_sent = in_flight || (message.state == MessageState::Queued && !message.cancel_asked);
+        let may_be_given_up = may_be_sent || message.state == MessageState::Sent;
         let at_ms = report.at_ms.clamp(message.dispatched_ms.min(now.unix_ms), now.unix_ms);
         match &report.kind {
             ReportKind::Sent { .. } if may_be_sent => self.sent(slot, route, at_ms, now),
@@ -95,16 +103,11 @@ impl Machine {
                 self.failed(slot, route, error, *segments_sent, now);
             }
             ReportKind::Unknown { .. } if in_flight => self.unknown(slot, route, now),
-            ReportKind::Delivered { segment, .. } if may_be_sent || message.state == MessageState::Sent => {
-                self.delivered(slot, route, *segment, at_ms, now);
+            ReportKind::Delivered { segment, .. } if may_be_given_up => {
+                self.delivered(slot, route, *segment, at_ms, now)
             }
-            ReportKind::Undelivered { error, .. } if may_be_sent || message.state == MessageState::Sent => {
-                let why = failure_of(error);
-                self.record(
-                    slot,
-                    Change::Failed { attempt: attempt.number, route: Some(route), why, undelivered: false },
-                    now,
-                );
+            ReportKind::Undelivered { error, .. } if may_be_given_up => {
+                self.undelivered(slot, route, error, at_ms, now);
             }
             _ => {}
         }
@@ -112,8 +115,10 @@ impl Machine {
 
     fn sent(&mut self, slot: Slot, route: Route, sent_ms: u64, now: Now) {
         let Some(message) = self.messages.get(slot) else { return };
-        self.routes.succeeded(route.sim);
-        self.record(slot, Change::Sent { attempt: message.attempt, route, sent_ms, took_ms: 0 }, now);
+        self.routes.succeeded(route.sim, now);
+        let took_ms = sent_ms.saturating_sub(message.dispatched_ms);
+        let left = Some(Left { segments: message.segments, at_ms: sent_ms });
+        self.record_left(slot, Change::Sent { attempt: message.attempt, route, sent_ms, took_ms }, left, now);
     }
 
     fn not_sent(&mut self, slot: Slot, route: Route, reason: NotSent, now: Now) {
@@ -125,7 +130,7 @@ impl Machine {
             NotSent::NoSuchSim => ("not-sent-no-such-sim", "the SIM is not in the device"),
             NotSent::SimNotReady => ("not-sent-sim-not-ready", "the SIM is not ready"),
         };
-        self.pause(route.sim, now);
+        self.routes.pause(route.sim, now);
         self.give_back(slot, failure(ErrorClass::Route, code, text), 0, now);
     }
 
@@ -137,7 +142,7 @@ impl Machine {
         if message.dispatched_here && !message.cancel_asked {
             let why = failure(
                 ErrorClass::Route,
-                "attempt-number-used",
+                codes::NUMBER_USED,
                 "the device has dropped an attempt of this number before",
             );
             return self.give_back(slot, why, 0, now);
@@ -147,46 +152,92 @@ impl Machine {
     }
 
     fn failed(&mut self, slot: Slot, route: Route, error: &SendError, segments_sent: u8, now: Now) {
-        let avoid_until_ms = now.mono_ms + self.settings.avoid_ms;
-        let Some(message) = self.messages.get_mut(slot) else { return };
-        let partly_sent = segments_sent > 0 && message.duplicates == Duplicates::Never;
-        let retry_ms = self.settings.retry_delays_ms.get(usize::from(message.retries)).copied();
+        let Some(message) = self.messages.get(slot) else { return };
+        let segments = segments_sent.min(message.segments);
+        let left = (segments > 0).then_some(Left { segments, at_ms: now.unix_ms });
+        let partly_sent = segments > 0 && message.duplicates == Duplicates::Never;
         let attempt = message.attempt;
         let mut why = failure_of(error);
-        let delay_ms = match error.class {
-            _ if partly_sent => None,
-            ErrorClass::Permanent => None,
-            ErrorClass::Route => {
-                message.avoid_until_ms = avoid_until_ms;
-                Some(0)
-            }
-            ErrorClass::Transient => retry_ms,
-        };
+        let delay_ms = self.another_try(slot, error.class, now).filter(|_| !partly_sent);
         if error.class == ErrorClass::Route {
-            self.pause(route.sim, now);
+            self.routes.pause(route.sim, now);
         }
         match delay_ms {
-            Some(delay_ms) => self.give_back(slot, why, delay_ms, now),
+            Some(delay_ms) => self.take_back(slot, Back { why, delay_ms, left, undelivered: false }, now),
             None => {
                 if partly_sent {
-                    why.text = format!("{segments_sent} segments had left; {}", why.text).into();
+                    why.text = format!("{segments} segments had left; {}", why.text).into();
                 }
-                self.record(slot, Change::Failed { attempt, route: Some(route), why, undelivered: false }, now);
+                let change = Change::Failed { attempt, route: Some(route), why, undelivered: false };
+                self.record_left(slot, change, left, now);
             }
         }
     }
 
-    fn unknown(&mut self, slot: Slot, route: Route, now: Now) {
+    /// Whether an error of this class allows another try, and after which pause; other routes come first then.
+    fn another_try(&mut self, slot: Slot, class: ErrorClass, now: Now) -> Option<u64> {
+        let message = self.messages.get_mut(slot)?;
+        match class {
+            ErrorClass::Permanent => None,
+            ErrorClass::Route => {
+                message.avoid_until_ms = now.mono_ms + self.settings.avoid_ms;
+                Some(0)
+            }
+            ErrorClass::Transient => self.settings.retry_delays_ms.get(usize::from(message.retries)).copied(),
+        }
+    }
+
+    /// It has left, and the network has given it up: nobody will get this attempt any more.
+    fn undelivered(&mut self, slot: Slot, route: Route, error: &SendError, at_ms: u64, now: Now) {
         let Some(message) = self.messages.get(slot) else { return };
+        let (attempt, state) = (message.attempt, message.state);
+        let left = Some(Left { segments: message.segments, at_ms });
+        // A SIM's report is about one segment: the others may yet arrive.
+        let others = message.segments > 1 && message.duplicates == Duplicates::Never && !route.is_provider();
+        let keeps_something = others || message.segments_delivered != 0;
+        let why = failure_of(error);
+        if state == MessageState::Queued && error.class != ErrorClass::Permanent {
+            return self.given_up_late(slot, why, left, now);
+        }
+        match self.another_try(slot, error.class, now).filter(|_| !keeps_something) {
+            Some(delay_ms) => self.take_back(slot, Back { why, delay_ms, left, undelivered: true }, now),
+            None => {
+                let change = Change::Failed { attempt, route: Some(route), why, undelivered: true };
+                self.record_left(slot, change, left, now);
+            }
+        }
+    }
+
+    /// The network has given up an attempt that was taken back before: it is queued and stays so.
+    fn given_up_late(&mut self, slot: Slot, why: Failure, left: Option<Left>, now: Now) {
+        let Some(message) = self.messages.get(slot).filter(|message| !message.charged) else { return };
+        let Some(route) = message.route else { return };
+        let (attempt, retry_ms, wake_ms) = (message.attempt, message.next_try_ms, message.wake_ms);
+        self.record_left(slot, Change::Returned { attempt, route, why, retry_ms, undelivered: true }, left, now);
+        if let Some(wake_ms) = wake_ms {
+            self.sleep(slot, wake_ms.saturating_sub(now.mono_ms), now);
+        }
+    }
+
+    /// Nobody knows whether the attempt has left: neither its device, nor the account that submitted it.
+    pub(super) fn unknown(&mut self, slot: Slot, route: Route, now: Now) {
+        let Some(message) = self.messages.get_mut(slot) else { return };
+        let left = Some(Left { segments: message.segments, at_ms: now.unix_ms });
         match message.duplicates {
             Duplicates::Never if message.lost => {}
             Duplicates::Never => {
                 let change = Change::Doubted { attempt: message.attempt, route, lost: true };
-                self.record(slot, change, now);
+                self.record_left(slot, change, left, now);
             }
             Duplicates::Allowed => {
-                let why = failure(ErrorClass::Route, "device-unknown", "the device does not know whether it was sent");
-                self.give_back(slot, why, 0, now);
+                let (code, text) = if route.is_provider() {
+                    message.avoid_until_ms = now.mono_ms + AVOID_UNKNOWN_MS.min(self.settings.avoid_ms);
+                    (codes::PROVIDER_UNKNOWN, "the provider's answer does not tell whether it was taken")
+                } else {
+                    (codes::UNKNOWN, "the device does not know whether it was sent")
+                };
+                let why = failure(ErrorClass::Route, code, text);
+                self.take_back(slot, Back { why, delay_ms: 0, left, undelivered: false }, now);
             }
         }
     }

@@ -200,15 +200,37 @@ impl Machine {
         if !record.is_open() || self.ids.contains_key(&id) || is_old {
             return None;
         }
-        let lane = self.lanes.join(super::lane_key(&record.submission));
+        let lane = self.join_lane(&record.submission, now);
+        let refused =
+            record.state == MessageState::Queued && record.failure.as_ref().is_some_and(crate::domain::facts::refused);
         let mut message = Message::restored(record, lane);
         let backoff = message.next_try_ms.saturating_sub(now.unix_ms);
+        if refused {
+            let since_ms = now.unix_ms.saturating_sub(message.at_ms);
+            message.avoid_until_ms = now.mono_ms + self.settings.avoid_ms.saturating_sub(since_ms);
+        }
         if message.state == MessageState::Queued && backoff > 0 {
             message.wake_ms = Some(now.mono_ms + backoff.min(self.retry_max_ms()));
         }
         let slot = self.settle(message);
         self.resume_flight(slot, now);
         Some(slot)
+    }
+
+    /// A message that was sent is queued again: its text is in the store only, so it goes there and comes back at once, unless
+    /// memory is too full for that.
+    pub(super) fn fetch_again(&mut self, slot: Slot) {
+        let Some(message) = self.messages.get(slot) else { return };
+        let (id, order) = (message.id, message.order);
+        let key = &self.lanes.get(message.lane).key;
+        let (tenant, class) = (key.tenant, key.class);
+        let queued = self.residency.in_stage(Stage::Ready) + self.residency.in_stage(Stage::Asleep);
+        self.remove(slot);
+        if queued < 2 * self.settings.queued_max {
+            self.load(tenant, id);
+        } else {
+            self.spill(tenant, class, order);
+        }
     }
 
     /// Puts a message into memory, with its timers, and into its queue.

@@ -64,7 +64,6 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
         self.places.iter().enumerate().filter_map(|(index, place)| {
             let slot = Slot { index: index as u32, stamp: place.stamp };

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use flotilla_protocol::id::SimId;
+use flotilla_protocol::id::TenantId;
 
 use super::slots::Slot;
 
@@ -23,8 +23,10 @@ pub(super) enum Timer {
     Wake(Slot),
     /// Monotonic: the lease of a message whose device is gone is over.
     Lease(Slot),
-    /// Monotonic: the pause of a SIM is over.
-    Resume(SimId),
+    /// Monotonic: a target may have room by then.
+    Serve(Slot),
+    /// Wall clock: rules of a tenant that look at the time choose other plans.
+    Reclassify(TenantId),
 }
 
 #[derive(Debug, Default)]

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use flotilla_protocol::id::MessageId;
 use flotilla_protocol::wire::{Attempt, Down, ErrorClass, Held, NotSent, Report, ReportKind};
+use flotilla_routing::choice::Choice;
 use proptest::prelude::*;
 
 use super::rig::*;
 use crate::domain::message::{Duplicates, MessageState, Pin, Priority, RouteKind};
-use crate::domain::route::{Candidate, Choice};
 use crate::domain::shard::residency::Stage;
 use crate::domain::shard::{Effect, Input, ShardSettings};
 
@@ -238,21 +238,12 @@ impl Model {
         for (_, message) in machine.messages.iter() {
             assert!(message.expires_ms > now.unix_ms, "validity_ends_it: {} {:?}", message.id, message.state);
             if Stage::of(message) == Some(Stage::Ready) {
-                let key = &machine.lanes.get(message.lane).key;
-                let avoid = message.route.filter(|_| message.avoid_until_ms > now.mono_ms).map(|route| route.sim);
-                ready.push(Candidate {
-                    tenant: key.tenant,
-                    class: key.class,
-                    pin: key.pin,
-                    to: message.to,
-                    segments: message.segments,
-                    avoid,
-                });
+                ready.push(machine.candidate(message, now));
             }
         }
         for candidate in ready {
-            let choice = machine.routes.choose(&candidate);
-            assert_eq!(choice, Choice::Wait, "nobody_waits_beside_a_free_route");
+            let choice = machine.routes.choose(&candidate, now);
+            assert!(!matches!(choice, Choice::Take(..)), "nobody_waits_beside_a_free_route: {choice:?}");
         }
     }
 

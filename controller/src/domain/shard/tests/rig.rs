@@ -9,10 +9,13 @@ use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::{
     Attempt, Body, Dispatch, Down, ErrorClass, ErrorDomain, Held, Report, ReportKind, SendError, TextEncoding,
 };
-use flotilla_routing::settings::Tenants;
+use flotilla_routing::fact::Charge;
+use flotilla_routing::ledger::Ledger;
+use flotilla_routing::settings::{TenantRouting, Tenants};
 
 use crate::domain::Now;
 use crate::domain::event::{EventKind, Inbound};
+use crate::domain::facts;
 use crate::domain::message::{Duplicates, MessageState, Pin, Priority, RouteKind, Submission};
 use crate::domain::record::{MessageRecord, Step};
 use crate::domain::shard::message::Message;
@@ -56,6 +59,11 @@ pub(super) struct Rig {
     next: u64,
     positions: BTreeMap<DeviceId, u64>,
     pub(super) sessions: BTreeMap<DeviceId, u64>,
+    pub(super) charges: Vec<Charge>,
+    /// The fold of what is committed, as the follower keeps it.
+    pub(super) ledger: Ledger,
+    /// What tenant 1 has set, for the next start.
+    pub(super) routing: Option<Arc<TenantRouting>>,
     /// Reads that the test answers itself.
     pub(super) reads: Vec<Effect>,
     pub(super) hold_reads: bool,
@@ -83,6 +91,7 @@ impl Rig {
             open: vec![],
             inbound: vec![],
             tenants: Tenants::default(),
+            ledger: Ledger::default(),
         };
         Self {
             machine: Machine::new(settings.clone(), restored, now),
@@ -99,6 +108,9 @@ impl Rig {
             next: 0,
             positions: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            charges: vec![],
+            ledger: Ledger::default(),
+            routing: None,
             reads: vec![],
             hold_reads: false,
         }
@@ -135,6 +147,9 @@ impl Rig {
         assert_eq!(output.seq, self.seq + 1, "sequences have no gap");
         self.seq = output.seq;
         for (index, event) in output.events.iter().enumerate() {
+            facts::of_event(event, |fact| {
+                self.ledger.apply(&fact);
+            });
             match &event.kind {
                 EventKind::Accepted(accepted) => {
                     let submission = accepted.submission.clone();
@@ -152,6 +167,11 @@ impl Rig {
                     assert!(record.is_open(), "{} changed after its end: {:?}", changed.message, changed.change);
                     assert!(event.at_ms >= record.updated_ms, "times of a message do not go back");
                     record.apply(event.at_ms, &changed.change);
+                    if let Some(charge) = &changed.charge {
+                        assert!(!record.charged, "charged_once: {} {:?}", changed.message, changed.change);
+                        record.charge(charge);
+                        self.charges.push(*charge);
+                    }
                     self.open -= u64::from(!record.is_open());
                 }
                 EventKind::Inbound(inbound) => self.inbound.push((**inbound).clone()),
@@ -242,6 +262,7 @@ impl Rig {
             inbound.insert(message.device, message.position);
         }
         self.epoch += 1;
+        let tenants = self.routing.iter().map(|routing| (tenant(1), Arc::clone(routing))).collect();
         let restored = Restored {
             shard: ShardId(0),
             epoch: Epoch(self.epoch),
@@ -249,7 +270,8 @@ impl Rig {
             in_flight: self.select(|r| matches!(r.state, MessageState::Dispatching | MessageState::Unknown)),
             open: counts.collect(),
             inbound: inbound.into_iter().collect(),
-            tenants: Tenants::default(),
+            tenants,
+            ledger: self.ledger.clone(),
         };
         self.machine = Machine::new(self.settings.clone(), restored, self.now);
         self.reads.clear();
@@ -268,6 +290,7 @@ impl Rig {
             by_stage += 1;
         }
         assert_eq!(by_stage, self.machine.ids.len());
+        assert!(self.machine.routes.ledger() == &self.ledger, "the_ledger_is_the_fold");
         assert_eq!(self.machine.totals.open(), self.open, "totals_count_every_open_message");
     }
 
@@ -355,6 +378,22 @@ impl Rig {
     }
 
     pub(super) fn connect(&mut self, n: u8, window: u16, sims: &[RouteSim]) {
+        self.connect_as(RouteKind::Sim, n, window, sims);
+    }
+
+    /// An account of tenant 1 comes and holds nothing.
+    pub(super) fn account_up(&mut self, n: u8, window: u16) {
+        self.connect_as(RouteKind::Provider, n, window, &[route_sim(n, 1)]);
+        self.held(n, vec![]);
+    }
+
+    pub(super) fn set_routing(&mut self, routing: TenantRouting) {
+        let routing = Arc::new(routing);
+        self.routing = Some(Arc::clone(&routing));
+        self.input(Input::Tenant { tenant: tenant(1), routing });
+    }
+
+    pub(super) fn connect_as(&mut self, kind: RouteKind, n: u8, window: u16, sims: &[RouteSim]) {
         let session = self.unique();
         self.sessions.insert(device(n), session);
         self.frames.remove(&device(n));
@@ -366,7 +405,7 @@ impl Rig {
             epoch_seen: Epoch(self.epoch),
             sims: sims.to_vec(),
             accepts_work: true,
-            kind: RouteKind::Sim,
+            kind,
         })));
     }
 
@@ -420,6 +459,8 @@ fn same(message: &Message, record: &MessageRecord) -> bool {
     let text_kept = matches!(&message.body, Body::Text(text) if !text.is_empty());
     message.order == record.order
         && message.state == record.state
+        && message.charged == record.charged
+        && message.spent == record.cost
         && message.attempt == record.attempt
         && message.route == record.route
         && message.next_try_ms == record.next_try_ms
