@@ -4,6 +4,8 @@
 //! channel of jobs; events go out over the caller's bounded channel, and while that is full a receipt or a message is not
 //! taken from the SMSC, which keeps it and sends it again.
 
+mod events;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -19,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::client::Shared;
 use super::connect::{Stream, connect};
-use super::incoming::{Incoming, Receiver};
-use super::outcome::{Ack, Event, NotSent, State, SubmitOutcome};
+use super::incoming::Receiver;
+use super::outcome::{Event, NotSent, State, SubmitOutcome};
 use super::pdu;
 use super::session::{CloseReason, Effect, Job, Role, Session};
 use super::status;
@@ -350,63 +352,6 @@ impl Link {
                 Submitted::Accepted { id: Some(self.shared.keys().answered(&id)), price }
             }
             other => other,
-        }
-    }
-
-    /// A receipt or a message. It is only taken when there is room for its event.
-    fn delivered(&mut self, running: &mut Running, command: CommandId, sequence: u32, deliver: &pdu::Deliver) {
-        let events = self.shared.events.clone();
-        let Some(permit) = events.try_reserve().ok().filter(|_| running.unacknowledged < UNACKNOWLEDGED_MAX) else {
-            running.session.answer(command, sequence, status::RECEIVER_TEMPORARY);
-            return;
-        };
-        let ack = |settle: &mpsc::UnboundedSender<Settled>, inbound| {
-            let settled = Settled { command, sequence, status: status::RECEIVER_TEMPORARY, inbound };
-            Ack { back: Some((settle.clone(), settled)) }
-        };
-        match self.receiver.take(deliver, self.now_ms()) {
-            Incoming::Receipt { receipt, ids } => {
-                running.unacknowledged += 1;
-                permit.send(Event::Receipt { receipt, ids, ack: ack(&running.settle, None) });
-            }
-            Incoming::Message(inbound) => {
-                running.unacknowledged += 1;
-                let ack = ack(&running.settle, Some(inbound.id.clone()));
-                permit.send(Event::Inbound { inbound, ack });
-            }
-            Incoming::Nothing => running.session.answer(command, sequence, status::OK),
-            Incoming::Unreadable => {
-                tracing::warn!(octets = deliver.message.len(), "a receipt cannot be read");
-                running.session.answer(command, sequence, status::OK);
-            }
-        }
-    }
-
-    /// Messages of which segments are missing. Their segments have been answered already.
-    fn expire(&mut self, now_ms: u64) {
-        for inbound in self.receiver.expire(now_ms) {
-            self.tell(Event::Inbound { inbound, ack: Ack { back: None } });
-        }
-    }
-
-    fn set_state(&mut self, state: State) {
-        if let Some(state) = self.shared.board.set(self.role, state) {
-            self.tell(Event::State(state));
-        }
-    }
-
-    /// Without waiting: events stand in line until there is room. Of states only the last counts.
-    fn tell(&mut self, event: Event) {
-        if matches!(event, Event::State(_)) {
-            self.events.retain(|waiting| !matches!(waiting, Event::State(_)));
-        }
-        if self.events.len() >= EVENTS_MAX {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
-        while let Ok(permit) = self.shared.events.try_reserve() {
-            let Some(event) = self.events.pop_front() else { break };
-            permit.send(event);
         }
     }
 

@@ -125,6 +125,25 @@ async fn without_room_for_events_nothing_is_taken_and_sending_goes_on() {
 }
 
 #[tokio::test]
+async fn what_nobody_acknowledges_is_bounded() {
+    let mut smsc = Smsc::start(Options::default()).await.unwrap();
+    let mut client = client_with(settings(&smsc, &[]), 1_000);
+    client.until(|state| matches!(state, State::Bound { .. })).await;
+    let mut acks = Vec::new();
+    for _ in 0..256 {
+        smsc.send(0, receipt("id:1 stat:DELIVRD"));
+        let Event::Receipt { ack, .. } = client.event().await else { panic!() };
+        acks.push(ack);
+    }
+    smsc.send(0, receipt("id:1 stat:DELIVRD"));
+    assert_eq!(answer_status(&mut smsc).await, 0x64);
+    acks.pop().unwrap().taken();
+    assert_eq!(answer_status(&mut smsc).await, 0);
+    smsc.send(0, receipt("id:1 stat:DELIVRD"));
+    assert!(matches!(client.event().await, Event::Receipt { .. }));
+}
+
+#[tokio::test]
 async fn long_messages_are_joined() {
     let (mut smsc, mut client) = bound(Options::default(), &[]).await;
     let udh = |number: u8, text: &[u8]| deliver(FROM, "15000", 0x40, 0, &[&[5, 0, 3, 0x2a, 2, number], text].concat());
