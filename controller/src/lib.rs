@@ -23,3 +23,4 @@ pub mod settings;
 pub mod shard;
 pub mod store;
 pub mod telemetry;
+pub mod webhooks;

@@ -12,6 +12,42 @@ const PROVIDER: &str = "prv_01kaqmpxm0e8xs6bhkrg5jrqzt";
 const SENDER: &str = "snd_01kaqmpxm0e8xs6bhkrg5jrqzt";
 const INBOUND: &str = "inb_01kaqmpxm0e8xs6bhkrg5jrqzt";
 
+const WEBHOOK: &str = "whk_01kaqmpxm0e8xs6bhkrg5jrqzt";
+
+pub fn webhook_new() -> Value {
+    json!({"url": "https://example.org/hooks/flotilla", "name": "order system", "events": ["message.*", "inbound.received"]})
+}
+
+pub fn webhook() -> Value {
+    json!({"id": WEBHOOK, "url": "https://example.org/hooks/flotilla", "name": "order system",
+        "events": ["message.*", "inbound.received"], "include_text": false, "enabled": true, "rate_per_s": 20,
+        "created_at": "2026-11-20T14:00:00.000Z", "last_success_at": "2026-11-20T14:03:12.070Z", "last_failure_at": null,
+        "waiting": 0, "given_up": 0})
+}
+
+pub fn webhook_created() -> Value {
+    let mut webhook = webhook();
+    webhook["secret"] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into();
+    webhook
+}
+
+pub fn webhook_patch() -> Value {
+    json!({"enabled": true, "rate_per_s": 100})
+}
+
+pub fn webhook_test() -> Value {
+    json!({"delivered": false, "error": "HTTP 500", "took_ms": 212})
+}
+
+pub fn webhook_deleted() -> Value {
+    json!({"id": WEBHOOK, "deleted": true})
+}
+
+pub fn delivery() -> Value {
+    json!({"id": "whk_01kaqmpxm0e8xs6bhkrg5jrqzt-8123-4", "event": "message.delivered", "at": "2026-11-20T14:02:59.410Z",
+        "attempts": 3, "next_at": "2026-11-20T14:05:41.000Z", "last_error": "HTTP 503"})
+}
+
 pub fn send() -> Value {
     json!({"to": "+255712345678", "text": "Your code is 4711", "priority": "urgent", "valid_for_s": 300,
         "client_ref": "login-83121"})

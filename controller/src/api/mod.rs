@@ -31,6 +31,7 @@ pub mod sims;
 pub mod stats;
 pub mod tenants;
 pub mod time;
+pub mod webhooks;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -55,6 +56,7 @@ use crate::providers::Providers;
 use crate::settings::SettingsKeeper;
 use crate::shard::{ShardError, Shards};
 use crate::store::{SqlError, StoreError, Stores};
+use crate::webhooks::Webhooks;
 
 use auth::KeyRing;
 use messages::pins::Pins;
@@ -80,6 +82,7 @@ pub struct State {
     pub settings: SettingsKeeper,
     pub providers: Providers,
     pub live: Live,
+    pub webhooks: Webhooks,
     pub cluster: Cluster,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,

@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::problem::{CONTENT_TYPE, Code, Problem, ProblemDocument};
 use super::{Api, audit, ca, cluster, devices, enrollments, events, forward, health, inbound, keys};
-use super::{callbacks, messages, ops, providers, routing, sims, stats, tenants};
+use super::{callbacks, messages, ops, providers, routing, sims, stats, tenants, webhooks};
 
 const DOCS: &str = include_str!("docs.html");
 
@@ -43,6 +43,7 @@ const DOCS: &str = include_str!("docs.html");
         (name = "fleet", description = "The fleet's health"),
         (name = "stats", description = "Statistics"),
         (name = "keys", description = "API keys"),
+        (name = "webhooks", description = "Addresses that are told of events"),
         (name = "tenants", description = "Tenants; for the root key"),
         (name = "ca", description = "The certificate authority"),
         (name = "audit", description = "Who changed what"),
@@ -66,6 +67,7 @@ fn led() -> OpenApiRouter<Api> {
         .merge(health::routes())
         .merge(stats::routes())
         .merge(keys::routes())
+        .merge(webhooks::routes())
 }
 
 /// All routes with their description.

@@ -100,7 +100,8 @@ async fn assemble(config: &Config, stores: Stores, company: Company, stores_shar
     let new_root_key = root_key::ensure(config, &*stores.catalog).await?;
     let http = listen(config.http.addr, "http.addr").await?;
     let shards_move = matches!(company, Company::Local(_)) || config.cluster.coordinator == Coordinator::Etcd;
-    let followers = parts::start_followers(config, &stores, shards_move).await?;
+    let webhooks = parts::open_webhooks(config, &stores, &clock)?;
+    let followers = parts::start_followers(config, &stores, &webhooks, shards_move).await?;
     let door = parts::door(config)?;
     let now_ms = clock.now().unix_ms;
     let Joined { cluster, seat, leave } =
@@ -114,7 +115,7 @@ async fn assemble(config: &Config, stores: Stores, company: Company, stores_shar
     let keeper = SettingsKeeper::open(Arc::clone(&stores.catalog), led.clone(), Arc::clone(&gateway)).await?;
     let keeping = tokio::spawn(keeper.clone().run());
     let providers = parts::start_providers(config, &stores, led, &followers, &clock).await?;
-    let doors = parts::Doors { gateway, providers };
+    let doors = parts::Doors { gateway, providers, webhooks };
     let api = parts::make_api(config, &stores, &followers, led, fleet, doors, keeper, cluster, clock, closing.clone());
     let upkeep = tokio::spawn(upkeep(api.clone(), followers.all.clone(), metrics.clone()));
 

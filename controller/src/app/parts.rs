@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::Semaphore;
@@ -32,6 +33,7 @@ use crate::secrets::{ClusterKeys, KEY_FILE};
 use crate::settings::{CatalogRouting, SettingsKeeper};
 use crate::shard::{ShardDeps, ShardSettings, Shards};
 use crate::store::Stores;
+use crate::webhooks::Webhooks;
 
 /// New messages are refused while the rows are this many events behind: some seconds of work, and what a restart replays.
 const LAG_EVENTS_MAX: u64 = 1_000_000;
@@ -39,6 +41,10 @@ const LAG_EVENTS_MAX: u64 = 1_000_000;
 const RECOVERIES_MAX: u32 = 5;
 /// Ports that are free for UDP and taken for TCP, before there is something wrong.
 const PORT_TRIES_MAX: usize = 64;
+
+/// Events wait this long for company before they are written into the lines of webhooks.
+const HOOKS_FOLLOW: FollowOptions =
+    FollowOptions { flush_after: Duration::from_millis(100), sync_after: Duration::from_secs(5) };
 
 /// What follows the journal, and how to stop it.
 pub(super) struct Followers {
@@ -51,8 +57,20 @@ pub(super) struct Followers {
     tasks: Vec<JoinHandle<()>>,
 }
 
+pub(super) fn open_webhooks(config: &Config, stores: &Stores, clock: &Arc<dyn Clock>) -> anyhow::Result<Webhooks> {
+    let guard = NetGuard { allow_private: config.webhooks.allow_private_addresses };
+    let keys = Arc::new(cluster_keys(config)?);
+    let (shards, catalog) = (stores.journal.shards(), Arc::clone(&stores.catalog));
+    Webhooks::new(shards, catalog, keys, guard, Arc::clone(clock)).context("preparing webhooks")
+}
+
 /// `shards_move`: other nodes may lead what this one leads now.
-pub(super) async fn start_followers(config: &Config, stores: &Stores, shards_move: bool) -> anyhow::Result<Followers> {
+pub(super) async fn start_followers(
+    config: &Config,
+    stores: &Stores,
+    webhooks: &Webhooks,
+    shards_move: bool,
+) -> anyhow::Result<Followers> {
     let stop = CancellationToken::new();
     let journal = &stores.journal;
     let follower = RowsFollower::open(Arc::clone(&stores.rows)).await?;
@@ -66,13 +84,19 @@ pub(super) async fn start_followers(config: &Config, stores: &Stores, shards_mov
     let (aggregates, follower) = tokio::task::spawn_blocking(open).await?.context("opening the statistics")?;
     let (stats_handle, stats_task) =
         follow::follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
-    let handles = vec![rows_handle.clone(), stats_handle];
+    let (hooks_handle, hooks_task) =
+        follow::follow(webhooks.follower(), Arc::clone(journal), HOOKS_FOLLOW, stop.clone());
+    let handles = vec![rows_handle.clone(), stats_handle, hooks_handle];
     let trimmer = tokio::spawn(trim_behind(handles.clone(), Arc::clone(journal), stop.clone()));
     let leads = Leads::none(journal.shards());
     let live = Live::new(Arc::clone(journal), leads.clone());
+    let told = webhooks.clone();
+    live.listen(Box::new(move |tenant, kind, at_ms, data| told.tell(tenant, kind, at_ms, data)));
     let all = follow::Followers::new(handles, leads);
-    let tasks = vec![rows_task, stats_task, trimmer];
-    Ok(Followers { rows: reader(rows_handle), aggregates, live, all, stop, tasks })
+    let rows = reader(rows_handle);
+    let deliveries = webhooks.start(rows.clone(), stop.clone());
+    let tasks = vec![rows_task, stats_task, hooks_task, trimmer, deliveries];
+    Ok(Followers { rows, aggregates, live, all, stop, tasks })
 }
 
 impl Followers {
@@ -256,6 +280,7 @@ pub(super) async fn start_gateway(
 pub(super) struct Doors {
     pub(super) gateway: Arc<GatewayHandle>,
     pub(super) providers: Providers,
+    pub(super) webhooks: Webhooks,
 }
 
 #[expect(clippy::too_many_arguments, reason = "the one place where everything comes together")]
@@ -279,6 +304,7 @@ pub(super) fn make_api(
         rows: followers.rows.clone(),
         aggregates: followers.aggregates.clone(),
         live: followers.live.clone(),
+        webhooks: doors.webhooks,
         devices: fleet.devices,
         sims: fleet.sims,
         enrollments: fleet.enrollments,

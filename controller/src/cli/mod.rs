@@ -28,6 +28,7 @@ mod stats;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 mod when;
 
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -72,6 +73,8 @@ pub enum ClientCommand {
     Events(Call<events::Events>),
     /// API keys
     Keys(Group<keys::Keys>),
+    /// Webhooks: addresses that are told of events
+    Webhooks(Group<webhooks::Webhooks>),
     /// Organisations (root key)
     Tenants(Group<tenants::Tenants>),
     /// The certificate authority
@@ -194,6 +197,7 @@ async fn dispatch(command: ClientCommand) -> Result<ExitCode, CliError> {
         C::Stats(Call { options, args }) => args.run(&Session::open(&options)?).await?,
         C::Events(Call { options, args }) => args.run(&Session::open(&options)?).await?,
         C::Keys(Group { options, command }) => command.run(&Session::open(&options)?).await?,
+        C::Webhooks(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Tenants(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Ca(Group { options, command }) => command.run(&Session::open(&options)?).await?,
         C::Certificates(Call { options, args }) => args.run(&Session::open(&options)?).await?,

@@ -24,7 +24,7 @@ use super::sse::SseEvent;
 use super::{
     ClientCommand, Session, audit, bulk, ca, cluster, devices, enroll, events, health, inbound, keys, messages,
 };
-use super::{dispatch, providers, run, sims, stats, tenants};
+use super::{dispatch, providers, run, sims, stats, tenants, webhooks};
 use crate::api::examples;
 use crate::api::problem::{Code, Problem};
 
@@ -102,6 +102,10 @@ fn the_examples_of_the_documentation_become_tables() {
     at(table::<providers::Provider>(&examples::provider(), None), &format!("prv_{ulid} twilio up 3 41.27 USD Twilio"));
     at(table::<providers::Maker>(&examples::maker(), None), "twilio Twilio 1 calls back, is asked balance, inbound");
     at(table::<enroll::Enrollment>(&examples::enrollment(), None), &format!("enr_{ulid} open now Front desk"));
+    at(
+        table::<webhooks::Webhook>(&examples::webhook(), None),
+        &format!("whk_{ulid} enabled 56m ago https://example.org/hooks/flotilla"),
+    );
     at(table::<keys::Key>(&examples::key(), None), &format!("key_{ulid} enabled send,read 100/min 60m ago web shop"));
     at(table::<tenants::Tenant>(&examples::tenant(), None), &format!("ten_{ulid} enabled 19d ago Arusha Clinic"));
     at(table::<ca::Certificate>(&examples::certificate(), None), &format!("2f7a1c dev_{ulid} active 2h ago in 6d"));

@@ -38,6 +38,7 @@ pub struct Config {
     pub ca: Ca,
     pub cluster: Cluster,
     pub providers: Providers,
+    pub webhooks: Webhooks,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +84,12 @@ pub struct Limits {
     pub requests_per_min: u32,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhooks {
+    pub allow_private_addresses: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
@@ -124,6 +131,7 @@ impl Default for Config {
             ca: Ca::default(),
             cluster: Cluster::default(),
             providers: Providers::default(),
+            webhooks: Webhooks::default(),
         }
     }
 }

@@ -25,7 +25,7 @@ mod subscription;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use flotilla_protocol::id::{ShardId, TenantId};
@@ -38,6 +38,7 @@ use super::group::Leads;
 use crate::store::{Journal, StoreError};
 
 pub use event_id::{EventId, EventIdError};
+pub(crate) use render::render as rendered;
 
 /// One tenant cannot take all places.
 pub const SUBSCRIBERS_PER_TENANT_MAX: usize = 64;
@@ -77,7 +78,12 @@ struct Inner {
     journal: Arc<dyn Journal>,
     leads: Leads,
     hubs: Mutex<HashMap<TenantId, Hub>>,
+    /// Who else is told what is published.
+    listener: OnceLock<Listener>,
 }
+
+/// Gets each event that is not in the journal: tenant, kind, time (Unix ms), JSON. Must not wait.
+pub type Listener = Box<dyn Fn(TenantId, &'static str, u64, &Bytes) + Send + Sync>;
 
 /// The subscribers of a tenant.
 struct Hub {
@@ -87,7 +93,7 @@ struct Hub {
 
 impl Live {
     pub fn new(journal: Arc<dyn Journal>, leads: Leads) -> Self {
-        Self { inner: Arc::new(Inner { journal, leads, hubs: Mutex::new(HashMap::new()) }) }
+        Self { inner: Arc::new(Inner { journal, leads, hubs: Mutex::new(HashMap::new()), listener: OnceLock::new() }) }
     }
 
     /// The events of a tenant after one that it has seen, or from now on. The stream ends when this node does not lead the
@@ -111,11 +117,26 @@ impl Live {
     /// Tells the tenant's subscribers about something that is not in the journal. Never waits; a subscriber that is too far
     /// behind is told `reset` instead.
     pub fn publish(&self, tenant: TenantId, kind: &'static str, at_ms: u64, data: &impl Serialize) {
-        let hubs = self.inner.hubs.lock();
-        let Some(hub) = hubs.get(&tenant) else { return };
-        match serde_json::to_vec(data) {
-            Ok(data) => drop(hub.fleet.send(LiveEvent { id: None, kind, at_ms, data: data.into() })),
-            Err(error) => tracing::error!(kind, %error, "an event cannot be written as JSON"),
+        let listener = self.inner.listener.get();
+        if listener.is_none() && !self.inner.hubs.lock().contains_key(&tenant) {
+            return;
+        }
+        let data: Bytes = match serde_json::to_vec(data) {
+            Ok(data) => data.into(),
+            Err(error) => return tracing::error!(kind, %error, "an event cannot be written as JSON"),
+        };
+        if let Some(listener) = listener {
+            listener(tenant, kind, at_ms, &data);
+        }
+        if let Some(hub) = self.inner.hubs.lock().get(&tenant) {
+            drop(hub.fleet.send(LiveEvent { id: None, kind, at_ms, data }));
+        }
+    }
+
+    /// Lets somebody else hear what is published, too. Once.
+    pub fn listen(&self, listener: Listener) {
+        if self.inner.listener.set(listener).is_err() {
+            tracing::error!("somebody listens to the live events already");
         }
     }
 

@@ -42,6 +42,7 @@ pub const CATALOG: &[Migration] = migrations![
     5 "0005_shard_ledgers" breaks,
     6 "0006_routing",
     7 "0007_providers",
+    8 "0008_webhooks",
 ];
 
 /// How an engine calls the types.

@@ -10,6 +10,7 @@ mod messages;
 mod node;
 mod providers;
 mod routing;
+mod webhooks;
 
 use std::time::Duration;
 

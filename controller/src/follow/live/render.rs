@@ -11,7 +11,7 @@ use crate::domain::event::{Change, Event, EventKind, Inbound};
 use crate::domain::message::{Failure, MessageState, Route};
 
 /// Kind and data, when the event is the tenant's and one that is shown.
-pub(super) fn render(tenant: TenantId, event: &Event) -> Option<(&'static str, Bytes)> {
+pub(crate) fn render(tenant: TenantId, event: &Event) -> Option<(&'static str, Bytes)> {
     match &event.kind {
         EventKind::Accepted(accepted) if accepted.submission.tenant == tenant => {
             let submission = &accepted.submission;

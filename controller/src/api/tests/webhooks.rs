@@ -1,0 +1,264 @@
+//! Webhooks over real HTTP: a receiver that keeps what it is told, and may refuse or say nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::World;
+use crate::app;
+
+/// Nothing here takes nearly as long, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug)]
+struct Told {
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Told {
+    fn id(&self) -> String {
+        self.headers["webhook-id"].to_str().unwrap().to_owned()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn kind(&self) -> String {
+        self.json()["type"].as_str().unwrap().to_owned()
+    }
+
+    fn is_signed_with(&self, secret: &str) -> bool {
+        standardwebhooks::Webhook::new(secret).unwrap().verify(&self.body, &self.headers).is_ok()
+    }
+}
+
+/// Answers with the status that is set; 0 never answers.
+struct Receiver {
+    url: String,
+    status: Arc<AtomicU16>,
+    told: watch::Receiver<usize>,
+    all: Arc<Mutex<Vec<Told>>>,
+    server: AbortHandle,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+#[derive(Clone)]
+struct Desk {
+    status: Arc<AtomicU16>,
+    all: Arc<Mutex<Vec<Told>>>,
+    count: watch::Sender<usize>,
+}
+
+async fn take(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let count = {
+        let mut all = desk.all.lock();
+        all.push(Told { headers, body });
+        all.len()
+    };
+    desk.count.send_replace(count);
+    match desk.status.load(Ordering::SeqCst) {
+        0 => std::future::pending().await,
+        status => StatusCode::from_u16(status).unwrap(),
+    }
+}
+
+impl Receiver {
+    async fn new(status: u16) -> Self {
+        let (count, told) = watch::channel(0);
+        let desk = Desk { status: Arc::new(AtomicU16::new(status)), all: Arc::default(), count };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let (status, all) = (Arc::clone(&desk.status), Arc::clone(&desk.all));
+        let router = Router::new().route("/hook", post(take)).with_state(desk);
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }).abort_handle();
+        Self { url, status, told, all, server }
+    }
+
+    /// What it was told, once it was so many times.
+    async fn told(&self, count: usize) -> Vec<Told> {
+        let mut told = self.told.clone();
+        let waited = tokio::time::timeout(PATIENCE, told.wait_for(|known| *known >= count)).await;
+        assert!(waited.is_ok(), "told {} times, not {count}", self.all.lock().len());
+        self.all.lock().clone()
+    }
+}
+
+async fn world() -> World {
+    World::with(|config| config.webhooks.allow_private_addresses = true).await
+}
+
+impl World {
+    /// A webhook: id and secret.
+    async fn hook(&self, receiver: &Receiver, events: &[&str]) -> (String, String) {
+        let body = json!({"url": receiver.url, "events": events, "rate_per_s": 1000});
+        let made = self.call(self.post("/v1/webhooks", &self.key).json(&body)).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        let text = |field: &str| made.body[field].as_str().unwrap().to_owned();
+        (text("id"), text("secret"))
+    }
+
+    async fn cancel(&self, message: &str) {
+        let path = format!("/v1/messages/{message}");
+        let done = self.call(self.request(reqwest::Method::DELETE, &path, &self.key)).await;
+        assert!(done.status < 300, "{done:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_signed_and_in_order_for_each_message() {
+    let world = world().await;
+    let receiver = Receiver::new(200).await;
+    let (_, secret) = world.hook(&receiver, &["message.accepted", "message.cancelled"]).await;
+    let mut ids = vec![];
+    for n in 0..20 {
+        let body =
+            json!({"to": "+255712345678", "text": "secret text", "client_ref": format!("order {n}"), "tags": ["a"]});
+        let sent = world.call(world.post("/v1/messages", &world.key).json(&body)).await;
+        ids.push(sent.body["messages"][0]["id"].as_str().unwrap().to_owned());
+    }
+    for id in &ids {
+        world.cancel(id).await;
+    }
+    let told = receiver.told(40).await;
+    let mut kinds: HashMap<String, Vec<String>> = HashMap::new();
+    for one in &told {
+        assert!(one.is_signed_with(&secret), "{one:?}");
+        let data = one.json()["data"].clone();
+        assert_eq!((&data["to"], &data["tags"]), (&json!("+255712345678"), &json!(["a"])));
+        assert!(data["client_ref"].as_str().unwrap().starts_with("order "));
+        assert!(!String::from_utf8_lossy(&one.body).contains("secret text"));
+        kinds.entry(data["id"].as_str().unwrap().to_owned()).or_default().push(one.kind());
+    }
+    assert_eq!(kinds.len(), 20);
+    assert!(kinds.values().all(|kinds| *kinds == ["message.accepted", "message.cancelled"]), "{kinds:?}");
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_says_nothing_harms_no_other() {
+    let world = world().await;
+    let (silent, quick) = (Receiver::new(0).await, Receiver::new(204).await);
+    world.hook(&silent, &["*"]).await;
+    world.hook(&quick, &["message.accepted"]).await;
+    for n in 0..50 {
+        world.send(&format!("{n}")).await;
+    }
+    quick.told(50).await;
+    assert!(silent.told(1).await.len() <= 16, "not more than may be under way");
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_is_told_again_after_a_restart_under_the_same_id() {
+    let world = world().await;
+    let receiver = Receiver::new(500).await;
+    let (id, _) = world.hook(&receiver, &["message.accepted"]).await;
+    world.send("hello").await;
+    let first = receiver.told(1).await[0].clone();
+    let World { node, config, key, http, _dir, .. } = world;
+    node.shutdown().await;
+    receiver.status.store(200, Ordering::SeqCst);
+    let node = app::start(&config).await.unwrap();
+    node.ready().await;
+    let again = receiver.told(2).await[1].clone();
+    assert_eq!((again.id(), &again.body), (first.id(), &first.body));
+    // Nothing is left behind, as soon as that is written down.
+    let url = format!("http://{}/v1/webhooks/{id}", node.http_addr);
+    let shown = async {
+        loop {
+            let hook: Value = http.get(&url).bearer_auth(&key).send().await.unwrap().json().await.unwrap();
+            if hook["waiting"] == 0 && hook["last_success_at"].is_string() {
+                return hook;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let hook = tokio::time::timeout(PATIENCE, shown).await.unwrap();
+    assert!(hook["failing_since"].is_null(), "{hook}");
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_the_fleet_are_told_too() {
+    let world = world().await;
+    let receiver = Receiver::new(200).await;
+    world.hook(&receiver, &["provider.*"]).await;
+    let tenant = world.tenant.parse().unwrap();
+    let at_ms = world.node.api.now_ms() + 1;
+    world.node.api.live.publish(tenant, "provider.down", at_ms, &json!({"provider": "prv_1"}));
+    world.node.api.live.publish(tenant, "device.online", at_ms, &json!({"device": "dev_1"}));
+    world.node.api.live.publish(tenant, "provider.up", at_ms, &json!({"provider": "prv_1"}));
+    let told = receiver.told(2).await;
+    assert_eq!(told.iter().map(Told::kind).collect::<Vec<_>>(), ["provider.down", "provider.up"]);
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_secret_signs_beside_the_old_one_and_tests_tell_what_came_back() {
+    let world = world().await;
+    let receiver = Receiver::new(503).await;
+    let (id, old) = world.hook(&receiver, &["message.accepted"]).await;
+    let path = |verb: &str| format!("/v1/webhooks/{id}/{verb}");
+    let tested = world.call(world.post(&path("test"), &world.key)).await.body;
+    assert_eq!((&tested["delivered"], &tested["error"]), (&json!(false), &json!("HTTP 503")));
+    receiver.status.store(200, Ordering::SeqCst);
+    let rotated = world.call(world.post(&path("rotate"), &world.key)).await.body;
+    let new = rotated["secret"].as_str().unwrap();
+    let tested = world.call(world.post(&path("test"), &world.key)).await.body;
+    assert_eq!(tested["delivered"], true);
+    let told = receiver.told(2).await;
+    assert_eq!(told[1].kind(), "webhook.test");
+    assert!(told[1].is_signed_with(new) && told[1].is_signed_with(&old) && !told[0].is_signed_with(new));
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_settings_name_their_field_and_nobody_sees_what_is_not_his() {
+    let world = World::new().await;
+    let create = |body: Value| world.call(world.post("/v1/webhooks", &world.key).json(&body));
+    for (body, field) in [
+        (json!({"url": "http://example.org/"}), "url"),
+        (json!({"url": "https://127.0.0.1/"}), "url"),
+        (json!({"url": "https://localhost/"}), "url"),
+        (json!({"url": "nowhere"}), "url"),
+        (json!({"url": "https://example.org/", "events": []}), "events"),
+        (json!({"url": "https://example.org/", "events": ["mesage.sent"]}), "events"),
+        (json!({"url": "https://example.org/", "rate_per_s": 0}), "rate_per_s"),
+    ] {
+        let refused = create(body.clone()).await;
+        assert_eq!((refused.status, &refused.body["field"]), (422, &json!(field)), "{body}: {refused:?}");
+    }
+    let made = create(json!({"url": "https://example.org/hook"})).await;
+    let path = format!("/v1/webhooks/{}", made.body["id"].as_str().unwrap());
+    let shown = world.call(world.get(&path, &world.key)).await.body;
+    assert!(shown.get("secret").is_none() && shown["events"].as_array().unwrap().len() == 6, "{shown}");
+    let (_, other) = world.new_tenant("Second").await;
+    assert_eq!(world.call(world.get(&path, &other)).await.problem().0, 404);
+    assert_eq!(world.call(world.request(reqwest::Method::DELETE, &path, &other)).await.problem().0, 404);
+    let (_, reader) = world.new_key(&["read"], 0).await;
+    assert_eq!(
+        world.call(world.post("/v1/webhooks", &reader).json(&json!({"url": "https://a.org/"}))).await.problem().0,
+        403
+    );
+    assert_eq!(world.call(world.request(reqwest::Method::DELETE, &path, &world.key)).await.status, 200);
+    world.node.shutdown().await;
+}

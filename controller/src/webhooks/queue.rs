@@ -1,0 +1,273 @@
+//! What waits for endpoints, in the catalog, and how far each shard's journal has been taken: both in one transaction.
+
+use std::sync::Arc;
+
+use flotilla_protocol::id::{Epoch, ShardId, WebhookId};
+
+use super::courier::{LineId, Parcel, Place, Verdict};
+use crate::sql_params;
+use crate::store::{Catalog, Row, SqlError, Tx, Value};
+
+/// Parcels in one INSERT.
+const ROWS_OF_INSERT: usize = 100;
+/// How long parcels that were given up can be looked at and sent again.
+pub(super) const DEAD_MS: u64 = 30 * 86_400_000;
+const ERROR_BYTES_MAX: usize = 300;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum QueueError {
+    /// Another controller leads the shard.
+    #[error("shard {0} is led under a later epoch")]
+    Fenced(ShardId),
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+}
+
+/// What became of a parcel.
+#[derive(Clone, Debug)]
+pub(super) struct Settled {
+    pub(super) webhook: WebhookId,
+    pub(super) place: Place,
+    pub(super) verdict: Verdict,
+    pub(super) at_ms: u64,
+    pub(super) error: Option<Box<str>>,
+}
+
+/// One parcel as people look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub place: (u64, u32),
+    pub shard: u16,
+    pub kind: String,
+    pub at_ms: u64,
+    pub attempts: u16,
+    pub next_ms: u64,
+    pub dead_ms: Option<u64>,
+    pub last_error: Option<String>,
+}
+
+#[derive(Clone)]
+pub(super) struct Queue {
+    catalog: Arc<dyn Catalog>,
+}
+
+impl Queue {
+    pub(super) fn new(catalog: Arc<dyn Catalog>) -> Self {
+        Self { catalog }
+    }
+
+    /// Takes shards under these epochs; from now on lower ones cannot write. Their positions.
+    pub(super) async fn gain(&self, shards: Vec<(ShardId, Epoch)>) -> Result<Vec<u64>, QueueError> {
+        self.catalog
+            .run(move |tx| {
+                let mut positions = Vec::with_capacity(shards.len());
+                for (shard, epoch) in &shards {
+                    let sql = "INSERT INTO webhook_positions (shard, epoch, position) VALUES ($1, $2, 0)
+                        ON CONFLICT (shard) DO UPDATE SET epoch = excluded.epoch
+                        WHERE webhook_positions.epoch <= excluded.epoch";
+                    if tx.execute(sql, sql_params![shard.0, epoch.0])? == 0 {
+                        return Err(QueueError::Fenced(*shard));
+                    }
+                    let sql = "SELECT position FROM webhook_positions WHERE shard = $1";
+                    positions.push(tx.query_one(sql, sql_params![shard.0])?.map_or(Ok(0), |row| row.at(0))?);
+                }
+                Ok(positions)
+            })
+            .await
+    }
+
+    /// New parcels, and the positions up to which they are complete.
+    pub(super) async fn write(
+        &self,
+        positions: Vec<(ShardId, Epoch, u64)>,
+        parcels: Vec<(ShardId, WebhookId, Parcel)>,
+    ) -> Result<(), QueueError> {
+        self.catalog
+            .run(move |tx| {
+                for (shard, epoch, position) in positions {
+                    let sql = "UPDATE webhook_positions SET position = $1 WHERE shard = $2 AND epoch = $3";
+                    if tx.execute(sql, sql_params![position, shard.0, epoch.0])? == 0 {
+                        return Err(QueueError::Fenced(shard));
+                    }
+                }
+                parcels.chunks(ROWS_OF_INSERT).try_for_each(|some| insert(tx, some))?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// The next parcels of a line that wait, behind a place.
+    pub(super) async fn load(&self, line: LineId, after: Place, limit: usize) -> Result<Vec<Parcel>, SqlError> {
+        self.catalog
+            .read(move |tx| {
+                let sql =
+                    "SELECT seq, place, subject, kind, at_ms, since_ms, data, attempts, next_ms FROM webhook_parcels
+                    WHERE webhook = $1 AND dead = 0 AND (seq > $2 OR (seq = $3 AND place > $4))
+                    AND seq < $5 ORDER BY seq, place LIMIT $6";
+                let (webhook, end) = (line.webhook.to_bytes(), line.end().seq);
+                let params = sql_params![webhook, after.seq, after.seq, after.index, end, limit as u64];
+                tx.query(sql, params)?.iter().map(parcel).collect()
+            })
+            .await
+    }
+
+    pub(super) async fn settle(&self, settled: Vec<Settled>) -> Result<(), SqlError> {
+        self.catalog
+            .run(move |tx| {
+                for one in settled {
+                    settle(tx, &one)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Those that wait, the first ones first, or those that were given up, the last ones first; after a place.
+    pub(super) async fn list(
+        &self,
+        webhook: WebhookId,
+        dead: bool,
+        after: Option<Place>,
+        limit: usize,
+    ) -> Result<Vec<Waiting>, SqlError> {
+        self.catalog
+            .read(move |tx| {
+                let (beyond, order, start) = if dead {
+                    ("<", "DESC", Place { seq: i64::MAX as u64, index: u32::MAX })
+                } else {
+                    (">", "ASC", Place { seq: 0, index: 0 })
+                };
+                let sql = format!(
+                    "SELECT seq, place, shard, kind, at_ms, attempts, next_ms, dead_ms, last_error FROM webhook_parcels
+                    WHERE webhook = $1 AND dead = $2 AND (seq {beyond} $3 OR (seq = $4 AND place {beyond} $5))
+                    ORDER BY seq {order}, place {order} LIMIT $6"
+                );
+                let after = after.unwrap_or(start);
+                let params = sql_params![webhook.to_bytes(), dead, after.seq, after.seq, after.index, limit as u64];
+                tx.query(&sql, params)?.iter().map(waiting).collect()
+            })
+            .await
+    }
+
+    /// How many wait, and how many were given up.
+    pub(super) async fn counts(&self, webhook: WebhookId) -> Result<(u64, u64), SqlError> {
+        self.catalog
+            .read(move |tx| {
+                let sql = "SELECT COALESCE(SUM(1 - dead), 0) AS waiting, COALESCE(SUM(dead), 0) AS dead
+                    FROM webhook_parcels WHERE webhook = $1";
+                let row = tx.query_one(sql, sql_params![webhook.to_bytes()])?;
+                row.map_or(Ok((0, 0)), |row| Ok((row.at(0)?, row.at(1)?)))
+            })
+            .await
+    }
+
+    /// Gives those that were given up at or after a time another two days. How many.
+    pub(super) async fn revive(&self, webhook: WebhookId, since_ms: u64, now_ms: u64) -> Result<u64, SqlError> {
+        self.catalog
+            .run(move |tx| {
+                let sql =
+                    "UPDATE webhook_parcels SET dead = 0, dead_ms = NULL, attempts = 0, next_ms = $1, since_ms = $2
+                    WHERE webhook = $3 AND dead = 1 AND dead_ms >= $4";
+                tx.execute(sql, sql_params![now_ms, now_ms, webhook.to_bytes(), since_ms])
+            })
+            .await
+    }
+
+    /// Gives up all that wait for an endpoint.
+    pub(super) async fn give_up_all(&self, webhook: WebhookId, why: &str, now_ms: u64) -> Result<u64, SqlError> {
+        let why = why.to_owned();
+        self.catalog
+            .run(move |tx| {
+                let sql = "UPDATE webhook_parcels SET dead = 1, dead_ms = $1, last_error = COALESCE(last_error, $2)
+                    WHERE webhook = $3 AND dead = 0";
+                tx.execute(sql, sql_params![now_ms, why, webhook.to_bytes()])
+            })
+            .await
+    }
+
+    /// Forgets what was given up long ago.
+    pub(super) async fn prune(&self, now_ms: u64) -> Result<u64, SqlError> {
+        self.catalog
+            .run(move |tx| {
+                let sql = "DELETE FROM webhook_parcels WHERE dead = 1 AND dead_ms < $1";
+                tx.execute(sql, sql_params![now_ms.saturating_sub(DEAD_MS)])
+            })
+            .await
+    }
+}
+
+fn insert(tx: &mut dyn Tx, parcels: &[(ShardId, WebhookId, Parcel)]) -> Result<(), SqlError> {
+    const COLUMNS: usize = 10;
+    let mut sql = "INSERT INTO webhook_parcels
+        (webhook, shard, seq, place, subject, kind, at_ms, since_ms, data, next_ms, attempts, dead) VALUES "
+        .to_owned();
+    let mut params: Vec<Value> = Vec::with_capacity(parcels.len() * COLUMNS);
+    for (n, (shard, webhook, parcel)) in parcels.iter().enumerate() {
+        let first = n * COLUMNS + 1;
+        let places: Vec<String> = (first..first + COLUMNS).map(|place| format!("${place}")).collect();
+        sql += &format!("{}({}, 0, 0)", if n == 0 { "" } else { ", " }, places.join(", "));
+        params.extend([
+            webhook.to_bytes().into(),
+            shard.0.into(),
+            parcel.place.seq.into(),
+            parcel.place.index.into(),
+            parcel.subject.into(),
+            Value::from(&*parcel.kind),
+            parcel.at_ms.into(),
+            parcel.since_ms.into(),
+            Value::Blob(parcel.data.to_vec()),
+            parcel.next_ms.into(),
+        ]);
+    }
+    // A position that went back after a restore gives the same parcels again.
+    sql += " ON CONFLICT DO NOTHING";
+    tx.execute(&sql, &params).map(drop)
+}
+
+fn settle(tx: &mut dyn Tx, one: &Settled) -> Result<(), SqlError> {
+    let (webhook, seq, index) = (one.webhook.to_bytes(), one.place.seq, one.place.index);
+    let error = one.error.as_deref().map(|error| crate::fleet::cut(error, ERROR_BYTES_MAX));
+    match one.verdict {
+        Verdict::Done => {
+            let sql = "DELETE FROM webhook_parcels WHERE webhook = $1 AND dead = 0 AND seq = $2 AND place = $3";
+            tx.execute(sql, sql_params![webhook, seq, index])
+        }
+        Verdict::Again { attempts, next_ms } => {
+            let sql = "UPDATE webhook_parcels SET attempts = $1, next_ms = $2, last_error = $3
+                WHERE webhook = $4 AND dead = 0 AND seq = $5 AND place = $6";
+            tx.execute(sql, sql_params![attempts, next_ms, error, webhook, seq, index])
+        }
+        Verdict::GivenUp => {
+            let sql = "UPDATE webhook_parcels SET dead = 1, dead_ms = $1, attempts = attempts + 1, last_error = $2
+                WHERE webhook = $3 AND dead = 0 AND seq = $4 AND place = $5";
+            tx.execute(sql, sql_params![one.at_ms, error, webhook, seq, index])
+        }
+    }
+    .map(drop)
+}
+
+fn parcel(row: &Row) -> Result<Parcel, SqlError> {
+    Ok(Parcel {
+        place: Place { seq: row.get("seq")?, index: row.get("place")? },
+        subject: row.get("subject")?,
+        kind: row.get::<String>("kind")?.into(),
+        at_ms: row.get("at_ms")?,
+        data: row.get::<Vec<u8>>("data")?.into(),
+        attempts: row.get("attempts")?,
+        next_ms: row.get("next_ms")?,
+        since_ms: row.get("since_ms")?,
+    })
+}
+
+fn waiting(row: &Row) -> Result<Waiting, SqlError> {
+    Ok(Waiting {
+        place: (row.get("seq")?, row.get("place")?),
+        shard: row.get("shard")?,
+        kind: row.get("kind")?,
+        at_ms: row.get("at_ms")?,
+        attempts: row.get("attempts")?,
+        next_ms: row.get("next_ms")?,
+        dead_ms: row.get("dead_ms")?,
+        last_error: row.get("last_error")?,
+    })
+}
