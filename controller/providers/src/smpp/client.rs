@@ -141,8 +141,25 @@ pub fn start_seeded(settings: Settings, events: mpsc::Sender<Event>, seed: u64) 
 impl Handle {
     /// Submits a message. It is in line when this returns; the future gives what became of it, and may be dropped.
     pub fn submit(&self, outgoing: Outgoing) -> impl Future<Output = SubmitOutcome> + Send + use<> {
+        self.offer(outgoing, None)
+    }
+
+    /// As [`Handle::submit`]; nothing of it goes out after `deadline`, when the message may be sent by another route.
+    pub fn submit_before(
+        &self,
+        outgoing: Outgoing,
+        deadline: Instant,
+    ) -> impl Future<Output = SubmitOutcome> + Send + use<> {
+        self.offer(outgoing, Some(deadline))
+    }
+
+    fn offer(
+        &self,
+        outgoing: Outgoing,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = SubmitOutcome> + Send + use<> {
         let (reply, outcome) = oneshot::channel();
-        let offered = self.inner.jobs.try_send(Request { outgoing, reply, since: Instant::now() });
+        let offered = self.inner.jobs.try_send(Request { outgoing, reply, since: Instant::now(), deadline });
         let refused = match offered {
             _ if !self.inner.shared.settings.may_send() => Some(NotSent::NotBound),
             Ok(()) => None,

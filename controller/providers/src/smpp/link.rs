@@ -44,6 +44,8 @@ pub(crate) struct Request {
     pub(crate) outgoing: Outgoing,
     pub(crate) reply: oneshot::Sender<SubmitOutcome>,
     pub(crate) since: Instant,
+    /// Nothing of it may go out from then on.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// How a receipt or message was settled by who has it.
@@ -263,6 +265,7 @@ impl Link {
                 Err(error) => {
                     tracing::warn!(%error, "the SMSC sends what is no SMPP");
                     running.session.garbage();
+                    buffer.clear();
                     break;
                 }
             }
@@ -286,11 +289,13 @@ impl Link {
         let waited_ms = request.since.elapsed().as_millis() as u64;
         let (whole, segments) = (built.whole, request.outgoing.segments);
         running.replies.insert(key, Waiting { reply: request.reply, whole, segments });
+        let deadline = request.deadline.map(|deadline| deadline.saturating_duration_since(self.epoch));
         let job = Job {
             key,
             reference: request.outgoing.reference,
             submits: built.submits,
             queue_until_ms: (now_ms + settings.response_timeout_ms).saturating_sub(waited_ms),
+            deadline_ms: deadline.map_or(u64::MAX, |deadline| deadline.as_millis() as u64),
         };
         running.session.submit(job, now_ms);
     }
@@ -450,7 +455,6 @@ async fn next_request(jobs: &mut Option<mpsc::Receiver<Request>>) -> Option<Requ
 
 async fn sleep_until(epoch: Instant, deadline_ms: Option<u64>) {
     match deadline_ms {
-        // A whole millisecond later than asked for, since the clock of deadlines counts whole ones.
         Some(ms) => tokio::time::sleep_until((epoch + Duration::from_millis(ms)).into()).await,
         None => std::future::pending().await,
     }

@@ -38,7 +38,7 @@ pub mod testing;
 mod tests;
 
 pub use client::{Handle, judge, start, start_seeded};
-pub use outcome::{Ack, Event, State, SubmitOutcome};
+pub use outcome::{Ack, Event, LATE, State, SubmitOutcome};
 pub use receipt::{TextFields, text_fields};
 pub use settings::{CAPABILITIES, Settings};
 pub use status::{COMMAND_STATUS, MessageState, refusal};

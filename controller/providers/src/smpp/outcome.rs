@@ -9,6 +9,9 @@ use super::link::Settled;
 use super::status;
 use crate::maker::{Inbound, Receipt, Refusal, Submitted};
 
+/// Code of a message whose time was over before it went out, see [`super::Handle::submit_before`].
+pub const LATE: &str = "smpp-late";
+
 /// What became of one message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubmitOutcome {
@@ -41,6 +44,7 @@ pub(crate) enum NotSent {
     LinkLost,
     Stopped,
     Busy,
+    Late,
 }
 
 impl NotSent {
@@ -50,6 +54,7 @@ impl NotSent {
             Self::LinkLost => (ErrorClass::Route, "smpp-link-lost", "the session ended before the message went out"),
             Self::Stopped => (ErrorClass::Route, "smpp-stopped", "the account is being stopped"),
             Self::Busy => (ErrorClass::Transient, "smpp-busy", "too many messages wait for the SMSC"),
+            Self::Late => (ErrorClass::Transient, LATE, "its time was over before it could go out"),
         };
         Refusal { class, code: code.into(), text: text.into(), retry_after_ms: None }
     }

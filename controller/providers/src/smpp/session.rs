@@ -61,8 +61,10 @@ pub(crate) struct Job {
     pub(crate) key: u64,
     pub(crate) reference: Box<str>,
     pub(crate) submits: Vec<SubmitSm>,
-    /// From then on it is better not sent.
+    /// From then on it has waited too long.
     pub(crate) queue_until_ms: u64,
+    /// Nothing of it may go out from then on.
+    pub(crate) deadline_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,8 +221,9 @@ impl Session {
     }
 
     pub(crate) fn submit(&mut self, job: Job, now_ms: u64) {
-        let Job { key, reference, submits, queue_until_ms } = job;
+        let Job { key, reference, submits, queue_until_ms, deadline_ms } = job;
         let refusal = match self.phase {
+            Phase::Bound if deadline_ms <= now_ms => Some(NotSent::Late),
             Phase::Bound if queue_until_ms <= now_ms => Some(NotSent::Busy),
             Phase::Bound => None,
             Phase::Draining { .. } | Phase::Unbinding { .. } => Some(NotSent::Stopped),
@@ -230,9 +233,9 @@ impl Session {
             self.effects.push_back(Effect::Done { key, outcome: SubmitOutcome::refused(refusal.refusal()) });
             return;
         }
-        let queued = (0..submits.len()).map(|index| Queued { key, index, until_ms: queue_until_ms });
-        self.queue.extend(queued);
-        self.open.insert(key, Open::new(reference, submits));
+        let until_ms = queue_until_ms.min(deadline_ms);
+        self.queue.extend((0..submits.len()).map(|index| Queued { key, index, until_ms }));
+        self.open.insert(key, Open::new(reference, submits, deadline_ms));
         self.finish(key);
         self.pump(now_ms);
     }
@@ -318,9 +321,6 @@ impl Session {
             let (sequence, flight) = flight.remove_entry();
             self.answer_is_late(sequence, &flight);
         }
-        while let Some(queued) = self.queue.iter().find(|queued| queued.until_ms <= now_ms) {
-            self.drop_job(queued.key, NotSent::Busy);
-        }
         self.test_link(now_ms);
         self.pump(now_ms);
     }
@@ -365,7 +365,7 @@ impl Session {
         self.settle(flight.key, flight.index, Part::Unclear("the SMSC has not answered in time"));
     }
 
-    /// Writes submits while everything allows it; ends draining when nothing is left to wait for.
+    /// Sends away who has waited too long, then writes submits while everything allows it; ends draining when nothing is left to wait for.
     fn pump(&mut self, now_ms: u64) {
         if let Phase::Draining { until_ms } = self.phase
             && (self.flights.is_empty() || until_ms <= now_ms)
@@ -373,6 +373,10 @@ impl Session {
             let sequence = self.take_sequence();
             self.phase = Phase::Unbinding { sequence, until_ms: now_ms + UNBIND_MS };
             self.write(pdu::encode(status::OK, sequence, Pdu::Unbind));
+        }
+        while let Some(queued) = self.queue.iter().find(|queued| queued.until_ms <= now_ms) {
+            let late = self.open.get(&queued.key).is_some_and(|open| open.deadline_ms <= now_ms);
+            self.drop_job(queued.key, if late { NotSent::Late } else { NotSent::Busy });
         }
         while self.phase == Phase::Bound
             && self.flights.len() < self.window()

@@ -51,8 +51,10 @@ impl Session {
         if matches!(status, status::THROTTLED | status::QUEUE_FULL) {
             let pause_ms = self.pause(now_ms);
             refusal.retry_after_ms = Some(pause_ms);
-            if self.open.get_mut(&flight.key).is_some_and(|open| open.may_retry(flight.index)) {
-                let until_ms = now_ms + pause_ms + self.settings.response_timeout_ms;
+            let open = self.open.get_mut(&flight.key);
+            let retry = open.and_then(|open| open.may_retry(flight.index).then_some(open.deadline_ms));
+            if let Some(deadline_ms) = retry {
+                let until_ms = (now_ms + pause_ms + self.settings.response_timeout_ms).min(deadline_ms);
                 self.queue.push_front(Queued { key: flight.key, index: flight.index, until_ms });
                 return;
             }

@@ -25,12 +25,14 @@ pub(super) struct Open {
     submits: Vec<SubmitSm>,
     parts: Vec<Part>,
     retries: u8,
+    /// See [`super::Job::deadline_ms`].
+    pub(super) deadline_ms: u64,
 }
 
 impl Open {
-    pub(super) fn new(reference: Box<str>, submits: Vec<SubmitSm>) -> Self {
+    pub(super) fn new(reference: Box<str>, submits: Vec<SubmitSm>, deadline_ms: u64) -> Self {
         let parts = submits.iter().map(|_| Part::Waiting).collect();
-        Self { reference, submits, parts, retries: 0 }
+        Self { reference, submits, parts, retries: 0, deadline_ms }
     }
 
     /// The submit to write now, if it is still wanted.

@@ -62,9 +62,14 @@ impl Smsc {
     }
 
     fn submit(&mut self, key: u64, parts: usize, now_ms: u64) {
+        self.submit_before(key, parts, now_ms, u64::MAX);
+    }
+
+    fn submit_before(&mut self, key: u64, parts: usize, now_ms: u64, deadline_ms: u64) {
         let submits = (0..parts).map(|_| SubmitSm::builder().build()).collect();
         let queue_until_ms = now_ms + 10_000;
-        self.session.submit(Job { key, reference: format!("ref-{key}").into(), submits, queue_until_ms }, now_ms);
+        self.session
+            .submit(Job { key, reference: format!("ref-{key}").into(), submits, queue_until_ms, deadline_ms }, now_ms);
         self.collect();
     }
 
@@ -210,7 +215,7 @@ fn a_throttled_segment_goes_again() {
     let mut now_ms = 2_000;
     for _ in 0..=RETRIES_MAX {
         smsc.answer_submit(0x58, "", now_ms);
-        now_ms += 40_000;
+        now_ms += 8_000;
         smsc.answer(CommandId::EnquireLinkResp, 0, 9_999, b"", now_ms);
         smsc.tick(now_ms);
     }
@@ -354,6 +359,26 @@ fn who_waits_too_long_is_sent_away() {
     assert!(smsc.done.is_empty());
     smsc.tick(10_005);
     assert_eq!((smsc.done.len(), smsc.last_code().as_str()), (1, "smpp-busy"));
+}
+
+#[test]
+fn nothing_goes_out_after_its_deadline() {
+    let mut smsc = Smsc::bound(&[("window", "1")]);
+    smsc.submit_before(1, 1, 0, 0);
+    assert_eq!(smsc.last_code(), "smpp-late");
+    smsc.submit(2, 1, 0);
+    smsc.submit_before(3, 2, 0, 500);
+    assert_eq!(smsc.session.next_deadline(), Some(500));
+    // The answer makes room, but too late, and no tick has come between.
+    smsc.answer_submit(0, "a", 500);
+    assert_eq!((smsc.done.len(), smsc.last_code().as_str(), smsc.submits.len()), (3, "smpp-late", 0));
+    // A throttled segment does not outlive it either.
+    smsc.submit_before(4, 2, 500, 1_000);
+    smsc.answer_submit(0x58, "", 600);
+    smsc.tick(1_000);
+    assert_eq!((smsc.last_code().as_str(), smsc.last().segments_accepted), ("smpp-late", 0));
+    smsc.tick(5_000);
+    assert!(smsc.submits.is_empty());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use flotilla_protocol::wire::ErrorClass;
 use super::support::{bound, outgoing, within};
 use crate::maker::Submitted;
 use crate::smpp::testing::{Options, Reply, Seen};
-use crate::smpp::{Event, State, SubmitOutcome};
+use crate::smpp::{Event, LATE, State, SubmitOutcome};
 
 fn answering(reply: impl Fn(usize) -> Vec<Reply> + Send + 'static) -> Options {
     Options { submit: Box::new(move |nth, _| reply(nth)), ..Options::default() }
@@ -205,4 +205,19 @@ async fn a_shutdown_brings_in_what_is_under_way() {
     within(shutdown).await.unwrap();
     assert!(within(smsc.until(|seen| matches!(seen, Seen::Unbind { .. }))).await.is_some());
     assert_eq!(code(&within(client.handle.submit(outgoing(2, "hi"))).await), "smpp-stopped");
+}
+
+#[tokio::test]
+async fn a_message_whose_time_is_over_stays_here() {
+    let (mut smsc, client) = bound(answering(|_| Vec::new()), &[("window", "1")]).await;
+    let now = std::time::Instant::now();
+    let first = client.handle.submit_before(outgoing(1, "hi"), now + std::time::Duration::from_secs(60));
+    let sequence = within(smsc.next_submit()).await.unwrap().0;
+    // It waits for the answer to the first, which comes after its time.
+    let second = client.handle.submit_before(outgoing(2, "hi"), now + std::time::Duration::from_millis(100));
+    assert_eq!(code(&within(second).await), LATE);
+    smsc.send_raw(0, answer(sequence, 0, "a"));
+    assert_eq!(code(&within(first).await), "accepted");
+    assert_eq!(code(&within(client.handle.submit_before(outgoing(3, "hi"), now)).await), LATE);
+    assert_eq!(client.handle.in_flight(), 0);
 }
