@@ -134,10 +134,20 @@ impl Table {
     }
 
     /// A message that its client has bound to a SIM or a device.
-    pub(super) fn by_pin(&self, candidate: &Candidate, now: Now) -> Choice {
-        let Some(tenant) = self.tenants.get(&candidate.tenant) else { return Choice::Wait { until_ms: None } };
+    pub(super) fn by_pin(&mut self, candidate: &Candidate, now: Now) -> Choice {
+        let (choice, stale) = self.try_pin(candidate, now);
+        for key in stale {
+            self.refresh(key, now);
+        }
+        choice
+    }
+
+    pub(super) fn try_pin(&self, candidate: &Candidate, now: Now) -> (Choice, Stale) {
+        let Some(tenant) = self.tenants.get(&candidate.tenant) else {
+            return (Choice::Wait { until_ms: None }, Stale::new());
+        };
         if let Some(held) = self.gate(candidate, tenant, now) {
-            return held;
+            return (held, Stale::new());
         }
         let of_sim;
         let keys: &[Key] = match candidate.pin {
@@ -157,10 +167,11 @@ impl Table {
                 best = Some(best.map_or(drawn, |best| search.better(best, drawn).0));
             }
         }
-        match best {
+        let choice = match best {
             Some(drawn) => search.take_pinned(&drawn),
             None => search.nothing(None),
-        }
+        };
+        (choice, search.stale)
     }
 
     /// Whether no route could ever carry it, while the settings are what they are.
@@ -316,7 +327,9 @@ impl<'a> Search<'a> {
         let mut closed = false;
         self.view.of_route(entry, device, self.kind, &mut |_, _| closed = true);
         if closed {
-            self.stale.push(key);
+            if entry.open[self.kind] {
+                self.stale.push(key);
+            }
             return None;
         }
         let (mut fits, mut until_ms, mut budget) = (true, Some(0), false);

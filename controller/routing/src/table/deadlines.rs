@@ -15,7 +15,11 @@ pub(super) struct Deadlines(BinaryHeap<Reverse<(u64, Key)>>);
 impl Deadlines {
     /// `scheduled_ms` is the earliest time that is set for the route.
     pub(super) fn set(&mut self, key: Key, at_ms: u64, scheduled_ms: &mut Option<u64>, now_ms: u64) {
-        let at_ms = at_ms.clamp(now_ms + 1, now_ms + WALL_CHECK_MS);
+        self.set_exactly(key, at_ms.clamp(now_ms + 1, now_ms + WALL_CHECK_MS), scheduled_ms);
+    }
+
+    /// A time by the monotonic clock.
+    pub(super) fn set_exactly(&mut self, key: Key, at_ms: u64, scheduled_ms: &mut Option<u64>) {
         if scheduled_ms.is_none_or(|scheduled| at_ms < scheduled) {
             *scheduled_ms = Some(at_ms);
             self.0.push(Reverse((at_ms, key)));

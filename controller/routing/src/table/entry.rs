@@ -1,5 +1,5 @@
-//! What the table knows of one route and of the device or account that it is in. Routes that are away stay known for a day,
-//! with the attempts that are on them.
+//! What the table knows of one route and of the device or account that it is in. Routes that are away stay known for
+//! weeks, with the attempts that are on them.
 
 use std::cell::Cell;
 use std::sync::Arc;

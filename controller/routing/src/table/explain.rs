@@ -21,7 +21,7 @@ impl Table {
         let candidate = &Candidate { plan, ..*candidate };
         let mut choice = match candidate.pin {
             Pin::Any => self.try_plan(candidate, now).0,
-            Pin::Sim(_) | Pin::Device(_) => self.by_pin(candidate, now),
+            Pin::Sim(_) | Pin::Device(_) => self.try_pin(candidate, now).0,
         };
         if !matches!(choice, Choice::Take(..) | Choice::Refuse { .. }) {
             choice = self.never(candidate, now).unwrap_or(choice);

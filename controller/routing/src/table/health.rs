@@ -48,7 +48,7 @@ pub struct RouteHealth {
 }
 
 impl Table {
-    /// All routes of a tenant that are there, or were within a day.
+    /// All routes of a tenant that are there, or were within the last weeks.
     pub fn health(&self, tenant: TenantId, now: Now) -> Vec<RouteHealth> {
         let routes = self.tenants.get(&tenant).map_or(&[][..], |tenant| &tenant.routes);
         let known = routes.iter().filter_map(|key| self.entries.get(*key));

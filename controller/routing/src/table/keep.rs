@@ -10,7 +10,7 @@ use super::{Marked, Pause, RouteDevice, RouteSim, Table};
 use crate::fact::Fact;
 use crate::health::Vitals;
 use crate::ledger::{Applied, Scope};
-use crate::limits::{Ask, Room};
+use crate::limits::Ask;
 use crate::route::Route;
 use crate::{Micros, Now};
 
@@ -338,10 +338,7 @@ impl Table {
     fn mood(&self, entry: &Entry, now: Now) -> Option<Mood> {
         let device = self.devices.get(&entry.route.device)?;
         let view = View { ledger: &self.ledger, pauses: &self.pauses, now };
-        let limits = match view.device_room(entry, device, Ask { segments: 1, recipient: None }) {
-            Room::Until { .. } => Room::Until { unix_ms: 0 },
-            room => room,
-        };
+        let limits = view.device_room(entry, device, Ask { segments: 1, recipient: None });
         Some(Mood { has_place: [device.has_place(0), device.has_place(1)], limits })
     }
 
@@ -370,7 +367,6 @@ impl Table {
         let rests = view.rests(entry);
         let Some(tenant) = self.tenants.get_mut(&entry.tenant) else { return };
         let mut wake_ms = match states {
-            _ if !entry.online => Some(entry.away_since_ms.saturating_add(self.settings.forget_after_ms)),
             [State::Shut, State::Shut] => None,
             _ => entry.closes_at(now),
         };
@@ -409,7 +405,10 @@ impl Table {
         entered |= (0..2).any(|kind| opened[kind] && !entry.open[kind]);
         entry.open = opened;
         entry.places = places;
-        if let Some(wake_ms) = wake_ms {
+        if !entry.online {
+            let forgotten_ms = entry.away_since_ms.saturating_add(self.settings.forget_after_ms);
+            self.deadlines.set_exactly(key, forgotten_ms.max(now.mono_ms + 1), &mut entry.scheduled_ms);
+        } else if let Some(wake_ms) = wake_ms {
             self.deadlines.set(key, wake_ms, &mut entry.scheduled_ms, now.mono_ms);
         }
         if entered && !entry.marked {

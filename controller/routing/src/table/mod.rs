@@ -77,12 +77,8 @@ pub struct TableSettings {
 impl Default for TableSettings {
     fn default() -> Self {
         const MINUTE: u64 = 60_000;
-        Self {
-            pause_min_ms: 1_000,
-            pause_max_ms: 10 * MINUTE,
-            known_after_ms: 10 * MINUTE,
-            forget_after_ms: 24 * 60 * MINUTE,
-        }
+        const DAY: u64 = 24 * 60 * MINUTE;
+        Self { pause_min_ms: 1_000, pause_max_ms: 10 * MINUTE, known_after_ms: 10 * MINUTE, forget_after_ms: 30 * DAY }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the table guarantees about room, pins, pauses and steps, one case after the other. Random worlds are in `worlds`.
 
 mod explain;
+mod worlds;
 
 use flotilla_protocol::id::{DeviceId, MessageId, ProviderId, SenderId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
