@@ -198,6 +198,32 @@ async fn what_was_refused_is_told_again_after_a_restart_under_the_same_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_may_have_an_address_of_its_own() {
+    let world = world().await;
+    let (own, hook) = (Receiver::new(200).await, Receiver::new(200).await);
+    world.hook(&hook, &["message.cancelled"]).await;
+    let body = json!({"to": "+255712345678", "text": "hello", "callback_url": own.url});
+    let sent = world.call(world.post("/v1/messages", &world.key).json(&body)).await;
+    assert_eq!(sent.status, 202, "{sent:?}");
+    let id = sent.body["messages"][0]["id"].as_str().unwrap();
+    let other = world.send("without").await;
+    world.cancel(&other).await;
+    world.cancel(id).await;
+    let told = own.told(1).await;
+    assert_eq!((told[0].kind().as_str(), &told[0].json()["data"]["id"]), ("message.cancelled", &json!(id)));
+    hook.told(2).await;
+    assert_eq!(own.all.lock().len(), 1, "only its own message");
+    let hooks = world.call(world.get("/v1/webhooks", &world.key)).await.body;
+    let callbacks = hooks["items"].as_array().unwrap().iter().find(|hook| hook["url"].is_null()).unwrap().clone();
+    let path = format!("/v1/webhooks/{}/rotate", callbacks["id"].as_str().unwrap());
+    let secret = world.call(world.post(&path, &world.key)).await.body["secret"].as_str().unwrap().to_owned();
+    let sent = world.call(world.post("/v1/messages", &world.key).json(&body)).await;
+    world.cancel(sent.body["messages"][0]["id"].as_str().unwrap()).await;
+    assert!(own.told(2).await[1].is_signed_with(&secret));
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_of_the_fleet_are_told_too() {
     let world = world().await;
     let receiver = Receiver::new(200).await;
