@@ -23,7 +23,7 @@ use crate::fleet::enrollments::Enrollments;
 use crate::fleet::sims::Sims;
 use crate::follow::aggregates::{self, Aggregates, Snapshots};
 use crate::follow::live::Live;
-use crate::follow::{self, FollowOptions, Leads, RowsFollower, RowsReader, trim_behind};
+use crate::follow::{self, FollowOptions, Leads, LedgerFollower, LedgerReader, RowsFollower, RowsReader, trim_behind};
 use crate::gateway::{self, GatewayConfig, GatewayError, GatewayHandle};
 use crate::net_guard::NetGuard;
 use crate::peer::Cluster;
@@ -37,6 +37,8 @@ use crate::webhooks::Webhooks;
 
 /// New messages are refused while the rows are this many events behind: some seconds of work, and what a restart replays.
 const LAG_EVENTS_MAX: u64 = 1_000_000;
+/// A ledger is written whole, so not often; a start reads so much more of the journal.
+const LEDGER_FLUSH_AFTER: Duration = Duration::from_secs(5);
 /// Times a device may recover an expired certificate before it has to be enrolled again.
 const RECOVERIES_MAX: u32 = 5;
 /// Ports that are free for UDP and taken for TCP, before there is something wrong.
@@ -49,6 +51,7 @@ const HOOKS_FOLLOW: FollowOptions =
 /// What follows the journal, and how to stop it.
 pub(super) struct Followers {
     pub(super) rows: RowsReader,
+    pub(super) ledgers: LedgerReader,
     pub(super) aggregates: Aggregates,
     pub(super) live: Live,
     /// To be told what this node leads.
@@ -86,7 +89,11 @@ pub(super) async fn start_followers(
         follow::follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
     let (hooks_handle, hooks_task) =
         follow::follow(webhooks.follower(), Arc::clone(journal), HOOKS_FOLLOW, stop.clone());
-    let handles = vec![rows_handle.clone(), stats_handle, hooks_handle];
+    let ledgers = LedgerFollower::new(Some(Arc::clone(&stores.catalog)), Arc::clone(journal));
+    let ledger_reader = ledgers.reader();
+    let options = FollowOptions { flush_after: LEDGER_FLUSH_AFTER, ..FollowOptions::default() };
+    let (ledger_handle, ledger_task) = follow::follow(ledgers, Arc::clone(journal), options, stop.clone());
+    let handles = vec![rows_handle.clone(), stats_handle, ledger_handle.clone(), hooks_handle];
     let trimmer = tokio::spawn(trim_behind(handles.clone(), Arc::clone(journal), stop.clone()));
     let leads = Leads::none(journal.shards());
     let live = Live::new(Arc::clone(journal), leads.clone());
@@ -94,9 +101,10 @@ pub(super) async fn start_followers(
     live.listen(Box::new(move |tenant, kind, at_ms, data| told.tell(tenant, kind, at_ms, data)));
     let all = follow::Followers::new(handles, leads);
     let rows = reader(rows_handle);
+    let ledgers = ledger_reader(ledger_handle);
     let deliveries = webhooks.start(rows.clone(), stop.clone());
-    let tasks = vec![rows_task, stats_task, hooks_task, trimmer, deliveries];
-    Ok(Followers { rows, aggregates, live, all, stop, tasks })
+    let tasks = vec![rows_task, stats_task, ledger_task, hooks_task, trimmer, deliveries];
+    Ok(Followers { rows, ledgers, aggregates, live, all, stop, tasks })
 }
 
 impl Followers {
@@ -114,6 +122,7 @@ pub(super) fn shard_deps(config: &Config, stores: &Stores, followers: &Followers
     ShardDeps {
         journal: Arc::clone(&stores.journal),
         reader: followers.rows.clone(),
+        ledgers: followers.ledgers.clone(),
         followers: followers.all.clone(),
         clock: Arc::clone(clock),
         settings: ShardSettings { retry_delays_ms, ..ShardSettings::default() },

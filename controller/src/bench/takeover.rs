@@ -19,7 +19,7 @@ use crate::clock::SystemClock;
 use crate::domain::event::{Accepted, Change, Changed, Event, EventKind, Facts};
 use crate::domain::message::{Duplicates, Pin, Priority, Route, Submission};
 use crate::follow::aggregates::{self, Aggregates, Snapshots};
-use crate::follow::{FollowOptions, Followers, Leads, RowsFollower, follow};
+use crate::follow::{FollowOptions, Followers, Leads, LedgerFollower, RowsFollower, follow};
 use crate::peer::local::LocalCluster;
 use crate::shard::{AcceptRequest, ShardDeps, ShardSettings, ShardSupervisor};
 use crate::store::{Batch, Stores, sqlite};
@@ -126,10 +126,14 @@ impl Node {
         let dir = folder.join(format!("stats-{name}"));
         let (_, follower) = Aggregates::open(dir, options, Arc::clone(journal), Arc::clone(&stores.rows))?;
         let (stats, stats_task) = follow(follower, Arc::clone(journal), FollowOptions::default(), stop.clone());
+        let ledgers = LedgerFollower::new(Some(Arc::clone(&stores.catalog)), Arc::clone(journal));
+        let ledger_reader = ledgers.reader();
+        let (ledgers, ledgers_task) = follow(ledgers, Arc::clone(journal), FollowOptions::default(), stop.clone());
         let deps = ShardDeps {
             journal: Arc::clone(journal),
             reader: reader(rows.clone()),
-            followers: Followers::new([rows, stats], Leads::none(journal.shards())),
+            ledgers: ledger_reader(ledgers.clone()),
+            followers: Followers::new([rows, stats, ledgers], Leads::none(journal.shards())),
             clock: Arc::new(SystemClock),
             settings: ShardSettings::default(),
             routing: Arc::new(crate::shard::Defaults),
@@ -144,7 +148,7 @@ impl Node {
             draining: false,
         };
         let supervisor = ShardSupervisor::start(deps, cluster.join(member)).await?;
-        Ok(Self { name, supervisor, stop, tasks: vec![rows_task, stats_task] })
+        Ok(Self { name, supervisor, stop, tasks: vec![rows_task, stats_task, ledgers_task] })
     }
 
     /// Moves the shard here and sends a message to it until it is accepted.

@@ -1,4 +1,4 @@
-//! Followers: what is derived from the journal (rows, aggregates, live events), each at its own pace and with its own
+//! Followers: what is derived from the journal (rows, aggregates, ledgers, live events), each at its own pace and with its own
 //! position, for the shards that this node leads. The journal is trimmed behind the slowest of those that keep something.
 //!
 //! Shards come and go (docs/adr/0010). [`Followers`] tells all followers of it: a shard is followed from the moment that its
@@ -9,6 +9,7 @@ pub mod aggregates;
 mod driver;
 mod group;
 mod handle;
+mod ledger;
 pub mod live;
 mod recent;
 mod rows;
@@ -19,6 +20,7 @@ mod trim;
 pub use driver::{FollowOptions, follow};
 pub use group::{Followers, Leads};
 pub use handle::{FollowHandle, Lag};
+pub use ledger::{LedgerFollower, LedgerReader};
 pub use rows::{RowsFollower, RowsReader};
 pub use trim::trim_behind;
 

@@ -30,7 +30,7 @@ pub use registry::Shards;
 pub use supervisor::{ShardSupervisor, StartError};
 
 use crate::clock::Clock;
-use crate::follow::{Followers, RowsReader};
+use crate::follow::{Followers, LedgerReader, RowsReader};
 use crate::store::{Journal, StoreError};
 
 /// Where a shard that starts finds what its tenants have set. Changes afterwards go to [`ShardHandle::set_tenant`].
@@ -52,6 +52,7 @@ impl RoutingSource for Defaults {
 pub struct ShardDeps {
     pub journal: Arc<dyn Journal>,
     pub reader: RowsReader,
+    pub ledgers: LedgerReader,
     /// Are told what is led.
     pub followers: Followers,
     pub clock: Arc<dyn Clock>,

@@ -26,16 +26,18 @@ pub(super) enum StartError {
 }
 
 /// Takes the shard and reads what its machine starts from. From the moment it is taken nobody else commits, so the rows, once
-/// they have caught up, are exactly the journal's end (docs/adr/0003).
+/// they have caught up, are exactly the journal's end (docs/adr/0003), and so is the ledger.
 pub(super) async fn restore(deps: &ShardDeps, shard: ShardId, epoch: Epoch) -> Result<Restored, StartError> {
     let last_seq = deps.journal.take(shard, epoch).await?;
     deps.followers.lead(shard, epoch);
     deps.reader.caught_up(shard).await?;
+    let ledger = deps.ledgers.read(shard).await?;
     let tenants = deps.routing.tenants(shard).await?;
-    Ok(Restored { tenants, ..restored(&**deps.reader.rows(), shard, epoch, last_seq).await? })
+    Ok(Restored { tenants, ledger, ..restored(&**deps.reader.rows(), shard, epoch, last_seq).await? })
 }
 
-/// What a machine starts from, by rows that contain everything up to `last_seq`; without what tenants have set.
+/// What a machine starts from, by rows that contain everything up to `last_seq`; without what tenants have set, and without
+/// the ledger.
 pub async fn restored(rows: &dyn Rows, shard: ShardId, epoch: Epoch, last_seq: u64) -> Result<Restored, StoreError> {
     let mut in_flight = Vec::new();
     loop {

@@ -19,7 +19,7 @@ use crate::clock::{Clock, TokioClock};
 use crate::domain::Now;
 use crate::domain::message::{Duplicates, MessageState, Pin, Priority, RouteKind, Submission};
 use crate::domain::record::MessageRecord;
-use crate::follow::{FollowOptions, Followers, Leads, RowsFollower, follow};
+use crate::follow::{FollowOptions, Followers, Leads, LedgerFollower, RowsFollower, follow};
 use crate::store::memory::{Fault, MemoryStore};
 use crate::store::{Journal, Rows};
 
@@ -73,11 +73,15 @@ impl Node {
         let reader = rows.reader();
         let follower = CancellationToken::new();
         let (handle, _) = follow(rows, Arc::clone(&journal), options, follower.clone());
-        let followers = Followers::new([handle.clone()], Leads::none(SHARDS));
+        let ledgers = LedgerFollower::new(None, Arc::clone(&journal));
+        let ledger_reader = ledgers.reader();
+        let (ledgers, _) = follow(ledgers, Arc::clone(&journal), options, follower.clone());
+        let followers = Followers::new([handle.clone(), ledgers.clone()], Leads::none(SHARDS));
         let reader = reader(handle);
         let deps = ShardDeps {
             journal,
             reader: reader.clone(),
+            ledgers: ledger_reader(ledgers),
             followers,
             clock: shard_clock,
             settings: ShardSettings::default(),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use flotilla_controller::domain::facts;
 use flotilla_controller::domain::shard::{Effect, Input};
 use flotilla_controller::follow::Follower;
 use flotilla_controller::shard::ShardHandle;
@@ -294,7 +295,16 @@ impl Node {
                 writes::follow(follower, &cx.store, shard).map_err(|error| error.to_string())?;
                 ready(follower.flush()).map_err(|error| error.to_string())?;
             }
-            ready(reads::restored(&*cx.store.rows(), shard, epoch, last_seq)).map_err(|error| error.to_string())
+            let restored = ready(reads::restored(&*cx.store.rows(), shard, epoch, last_seq));
+            let mut restored = restored.map_err(|error| error.to_string())?;
+            for batch in cx.store.read(shard, 0).map_err(|error| error.to_string())? {
+                for event in batch.events.iter() {
+                    facts::of_event(event, |fact| {
+                        restored.ledger.apply(&fact);
+                    });
+                }
+            }
+            Ok(restored)
         };
         match restored() {
             Ok(restored) => {

@@ -1,0 +1,163 @@
+//! The stored ledger is the fold of the journal, over restarts, hand-overs, trimmed journals and former leaders.
+
+use flotilla_routing::Micros;
+use tempfile::TempDir;
+
+use super::*;
+use crate::domain::event::{Change, Event, EventKind};
+use crate::follow::testing::{MemoryStore, START_MS, changed, charged, lead_all, lives, route, submission, tenant};
+use crate::follow::{FollowOptions, follow};
+use crate::store::sqlite;
+
+const SHARDS: u16 = 4;
+
+struct World {
+    store: Arc<MemoryStore>,
+    catalog: Arc<dyn Catalog>,
+    _folder: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = sqlite::Options { shards: SHARDS, ..Default::default() };
+        let stores = sqlite::open(folder.path(), &options).unwrap();
+        Self { store: MemoryStore::new(SHARDS), catalog: stores.catalog, _folder: folder }
+    }
+
+    fn follower(&self) -> LedgerFollower {
+        LedgerFollower::new(Some(Arc::clone(&self.catalog)), Arc::clone(&self.store) as Arc<dyn Journal>)
+    }
+
+    /// The fold of everything a shard's journal ever had.
+    fn fold(&self, shard: ShardId) -> Ledger {
+        let mut ledger = Ledger::default();
+        for batch in self.store.batches(shard) {
+            for event in batch.events.iter() {
+                facts::of_event(event, |fact| {
+                    ledger.apply(&fact);
+                });
+            }
+        }
+        ledger
+    }
+}
+
+fn some_events(seed: u64) -> Vec<Event> {
+    let is_sent = |event: &Event| {
+        let EventKind::Changed(changed) = &event.kind else { return false };
+        matches!(changed.change, Change::Sent { .. })
+    };
+    let charge = |event: Event| if is_sent(&event) { charged(&event, route(1), Micros(30)) } else { event };
+    lives(seed, 40).into_iter().map(charge).collect()
+}
+
+async fn take_all(follower: &mut LedgerFollower, world: &World, shard: ShardId) {
+    for batch in world.store.batches(shard) {
+        if batch.seq > follower.position(shard) {
+            follower.apply(&batch).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_gets_the_fold_of_everything_committed() {
+    let world = World::new();
+    let shard = ShardId(1);
+    let last = world.store.append(shard, some_events(1));
+    let follower = world.follower();
+    let reader = follower.reader();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (handle, task) =
+        follow(follower, Arc::clone(&world.store) as Arc<dyn Journal>, FollowOptions::default(), stop.clone());
+    let reader = reader(handle.clone());
+    lead_all(&handle, SHARDS);
+    assert!(reader.read(shard).await.unwrap() == world.fold(shard));
+    world.store.append(shard, some_events(2));
+    let fold = world.fold(shard);
+    assert!(reader.read(shard).await.unwrap() == fold && fold != Ledger::default());
+    stop.cancel();
+    task.await.unwrap();
+
+    let mut next = world.follower();
+    next.gained(&[(shard, Epoch(9))]).await.unwrap();
+    assert_eq!(next.position(shard), last + 1, "stored at the end, so nothing is read again");
+    assert!(next.shared.with(shard, |place| place.ledger == fold).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_goes_on_from_what_is_stored_when_the_journal_is_trimmed() {
+    let world = World::new();
+    let shard = ShardId(2);
+    let mut first = world.follower();
+    first.gained(&[(shard, Epoch(1))]).await.unwrap();
+    world.store.append(shard, some_events(3));
+    take_all(&mut first, &world, shard).await;
+    first.flush().await.unwrap();
+    world.store.append(shard, some_events(4));
+    take_all(&mut first, &world, shard).await;
+    let fold = world.fold(shard);
+    // It dies before the second flush; the journal has lost what was stored.
+    drop(first);
+    let mut second = world.follower();
+    second.gained(&[(shard, Epoch(2))]).await.unwrap();
+    assert_eq!(second.position(shard), 1);
+    take_all(&mut second, &world, shard).await;
+    assert!(second.shared.with(shard, |place| place.ledger == fold).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_leader_writes_nothing_over_its_successor() {
+    let world = World::new();
+    let shard = ShardId(0);
+    let mut former = world.follower();
+    former.gained(&[(shard, Epoch(1))]).await.unwrap();
+    world.store.append(shard, some_events(5));
+    take_all(&mut former, &world, shard).await;
+    let mut later = world.follower();
+    later.gained(&[(shard, Epoch(2))]).await.unwrap();
+    former.flush().await.unwrap();
+    assert!(former.shared.with(shard, |place| place.fenced).unwrap());
+    let mut again = world.follower();
+    again.gained(&[(shard, Epoch(3))]).await.unwrap();
+    assert_eq!(again.position(shard), 0, "nothing was stored");
+    former.gained(&[(shard, Epoch(1))]).await.unwrap();
+    assert!(former.shared.with(shard, |place| place.fenced).unwrap());
+    former.lost(shard);
+    assert!(former.shared.with(shard, |place| place.ledger == Ledger::default()).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_from_before_begins_with_what_its_journal_has() {
+    let world = World::new();
+    let shard = ShardId(3);
+    let mut follower = world.follower();
+    follower.gained(&[(shard, Epoch(1))]).await.unwrap();
+    follower.missed(shard, 7).await.unwrap();
+    assert_eq!(follower.position(shard), 7);
+    let message = submission(tenant(1), START_MS, [1; 10]);
+    let sent = Change::Sent { attempt: 1, route: route(1), sent_ms: START_MS, took_ms: 5 };
+    let event = charged(&changed(&message, START_MS, sent), route(1), Micros(10));
+    let batch = Batch { shard, epoch: Epoch(1), seq: 8, events: [event].into() };
+    follower.apply(&batch).await.unwrap();
+    assert!(follower.shared.with(shard, |place| place.ledger.health(&route(1)).is_some()).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_ledger_is_begun_anew() {
+    let world = World::new();
+    let shard = ShardId(1);
+    let mut follower = world.follower();
+    follower.gained(&[(shard, Epoch(1))]).await.unwrap();
+    world.store.append(shard, some_events(6));
+    take_all(&mut follower, &world, shard).await;
+    follower.flush().await.unwrap();
+    let damage = world.catalog.run(|tx| {
+        tx.execute("UPDATE shard_ledgers SET data = $1", sql_params![vec![255u8; 3]])?;
+        Ok::<_, SqlError>(())
+    });
+    damage.await.unwrap();
+    let mut next = world.follower();
+    next.gained(&[(shard, Epoch(2))]).await.unwrap();
+    assert_eq!(next.position(shard), 0);
+}
