@@ -13,7 +13,7 @@ use url::Url;
 use utoipa::ToSchema;
 
 use super::kind::Kind;
-use crate::net_guard::NetGuard;
+use crate::net_guard::{GuardError, NetGuard};
 
 pub const NAME_BYTES_MAX: usize = 64;
 /// Senders of one account.
@@ -275,9 +275,9 @@ impl Settings {
         if let Some(url) = &self.base_url {
             let wrong = |problem: String| wrong("base_url", problem);
             let parsed = Url::parse(url).map_err(|error| wrong(format!("is no address: {error}")))?;
-            guard.check(&parsed).map_err(|error| wrong(error.to_string()))?;
+            guard.check(&as_http(parsed)).map_err(|error| wrong(error.to_string()))?;
         }
-        self.check_fields(capabilities)?;
+        self.check_fields(capabilities, guard)?;
         if !(1..=WINDOW_MAX).contains(&self.window) {
             return Err(wrong("window", format!("give 1 to {WINDOW_MAX}")));
         }
@@ -299,12 +299,16 @@ impl Settings {
         self.check_senders()
     }
 
-    fn check_fields(&self, capabilities: &Capabilities) -> Result<(), Wrong> {
+    fn check_fields(&self, capabilities: &Capabilities, guard: NetGuard) -> Result<(), Wrong> {
         if self.fields.len() > FIELDS_MAX {
             return Err(wrong("fields", format!("give at most {FIELDS_MAX}")));
         }
         for (name, value) in &self.fields {
             let place = || format!("fields.{name}");
+            // What is no number is looked at when it is resolved.
+            if &**name == "host" && value.trim().parse().is_ok_and(|ip| !guard.allows(ip)) {
+                return Err(wrong(place(), GuardError::Private { host: value.to_string() }.to_string()));
+            }
             if !capabilities.fields.iter().any(|(known, ..)| *known == &**name) {
                 let secret = capabilities.secrets.iter().any(|(known, ..)| *known == &**name);
                 return Err(match secret {
@@ -370,6 +374,12 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// An SMSC's address follows the same rule as any other; only its scheme is another one.
+fn as_http(url: Url) -> Url {
+    let rest = url.as_str().strip_prefix("smpps://").or_else(|| url.as_str().strip_prefix("smpp://"));
+    rest.and_then(|rest| Url::parse(&format!("http://{rest}")).ok()).unwrap_or(url)
 }
 
 pub fn check_name(name: &str) -> Result<(), Wrong> {

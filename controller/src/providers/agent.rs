@@ -225,8 +225,9 @@ impl Agent {
         Some(Batch { number: self.last_batch, slot, jobs })
     }
 
-    /// What became of a batch, one result for each message in order; fewer leave the rest in doubt.
-    pub fn submitted(&mut self, batch: u64, results: &[Submitted], now: Now) {
+    /// What became of a batch, one result for each message in order; fewer leave the rest in doubt. `left` segments of a
+    /// refused message had left before.
+    pub fn submitted(&mut self, batch: u64, results: &[Submitted], left: u8, now: Now) {
         let Some(flying) = self.flying.remove(&batch) else { return };
         let mut pause_ms = None;
         for (place, (attempt, segments)) in flying.into_iter().enumerate() {
@@ -234,7 +235,7 @@ impl Agent {
                 Some(Submitted::Accepted { .. }) => ReportKind::Sent { attempt, segments },
                 Some(Submitted::Refused(refusal)) => {
                     pause_ms = pause_ms.max(refusal.retry_after_ms);
-                    ReportKind::Failed { attempt, error: error_of(refusal), segments_sent: 0 }
+                    ReportKind::Failed { attempt, error: error_of(refusal), segments_sent: left }
                 }
                 Some(Submitted::Unclear(_)) | None => ReportKind::Unknown { attempt },
             };
@@ -243,6 +244,19 @@ impl Agent {
         if let Some(pause_ms) = pause_ms {
             self.pause(now.mono_ms + pause_ms.min(PAUSE_MS_MAX), now);
         }
+    }
+
+    /// The answer to a message came after its time, when it had been reported as unknown.
+    pub fn answered_late(&mut self, attempt: Attempt, segments: u8, result: &Submitted, now: Now) {
+        let kind = match result {
+            Submitted::Accepted { .. } => ReportKind::Sent { attempt, segments },
+            Submitted::Refused(refusal) => ReportKind::Failed { attempt, error: error_of(refusal), segments_sent: 0 },
+            Submitted::Unclear(_) => return,
+        };
+        if let Some(known) = self.finished.get_mut(&attempt) {
+            *known = kind.clone();
+        }
+        self.report(now.unix_ms, kind);
     }
 
     /// A batch that never left: its messages may go elsewhere.
@@ -264,6 +278,11 @@ impl Agent {
         if !accepts {
             self.turn_away(NotSent::SimNotReady, now, |_| true);
         }
+    }
+
+    /// There is no way to the maker now: what waits goes elsewhere.
+    pub fn turn_away_waiting(&mut self, now: Now) {
+        self.turn_away(NotSent::SimNotReady, now, |_| true);
     }
 
     pub fn is_paused(&self) -> bool {

@@ -12,7 +12,6 @@ use ring::hmac;
 use rustc_hash::FxHashMap;
 
 use super::account::Provider;
-use super::kind::Kind;
 use super::news::{News, by_reference};
 use super::{Providers, session};
 
@@ -69,9 +68,8 @@ impl Providers {
         request: &Callback,
     ) -> Result<&'static str, CallbackProblem> {
         let parts = self.parts();
-        let Kind::Http(maker) = provider.kind;
-        let line = session::line_of(parts, provider);
-        let read = maker.callback(line.account(), request, parts.clock.now().unix_ms);
+        let line = session::line_of(parts, provider).ok_or(CallbackProblem::NotFound)?;
+        let read = line.maker().callback(line.account(), request, parts.clock.now().unix_ms);
         let outcome = match &read {
             Ok(_) => "taken",
             Err(CallbackError::Unsigned | CallbackError::Signature | CallbackError::Replayed) => "unsigned",

@@ -24,6 +24,7 @@ pub(super) struct Line {
     carrier: Carrier,
     clock: Arc<dyn Clock>,
     provider: Arc<Provider>,
+    maker: &'static dyn Maker,
     account: Account,
     token: Mutex<Option<Token>>,
 }
@@ -57,7 +58,7 @@ impl From<CarryError> for Trouble {
 }
 
 /// What became of a request with messages.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Told {
     /// One for each message.
     pub(super) results: Vec<Submitted>,
@@ -65,17 +66,21 @@ pub(super) struct Told {
     pub(super) silent: Option<String>,
     /// Nothing was sent, because it was too late for it.
     pub(super) late: bool,
+    /// Segments that had left before a refusal.
+    pub(super) left: u8,
 }
 
 impl Line {
+    /// `None` for an account that does not speak HTTP.
     pub(super) fn new(
         carrier: Carrier,
         clock: Arc<dyn Clock>,
         provider: Arc<Provider>,
         public_url: Option<&Url>,
-    ) -> Self {
+    ) -> Option<Self> {
+        let Kind::Http(maker) = provider.kind else { return None };
         let account = provider.account(public_url);
-        Self { carrier, clock, provider, account, token: Mutex::new(None) }
+        Some(Self { carrier, clock, provider, maker, account, token: Mutex::new(None) })
     }
 
     pub(super) fn provider(&self) -> &Arc<Provider> {
@@ -86,9 +91,8 @@ impl Line {
         &self.account
     }
 
-    fn maker(&self) -> &'static dyn Maker {
-        let Kind::Http(maker) = self.provider.kind;
-        maker
+    pub(super) fn maker(&self) -> &'static dyn Maker {
+        self.maker
     }
 
     fn name(&self) -> &'static str {
@@ -128,7 +132,7 @@ impl Line {
 
     fn judge_submit(&self, batch: &[Outgoing], answer: Result<(Account, Answer), Trouble>) -> Told {
         let all = |result: Submitted| vec![result; batch.len()];
-        let told = |results, silent| Told { results, silent, late: false };
+        let told = |results, silent| Told { results, silent, ..Told::default() };
         let refused = |code: &str, text: String| {
             let code = format!("{}-{code}", self.name()).into();
             all(Submitted::Refused(Refusal { class: ErrorClass::Route, code, text: text.into(), retry_after_ms: None }))
@@ -145,7 +149,7 @@ impl Line {
             }
             Err(Trouble::Settings(error)) => told(refused("settings", error.to_string()), None),
             Err(Trouble::Token(why)) => told(refused("token", why), None),
-            Err(Trouble::Late) => Told { results: Vec::new(), silent: None, late: true },
+            Err(Trouble::Late) => Told { late: true, ..Told::default() },
             Err(Trouble::Carry(CarryError::NotSent(why))) => told(refused("unreachable", why.clone()), Some(why)),
             Err(Trouble::Carry(CarryError::Unclear(why))) => {
                 told(all(Submitted::Unclear(why.as_str().into())), Some(why))

@@ -15,6 +15,7 @@
 //! | `kind` | what an account speaks |
 //! | `agent`, `polls` | what a session decides; pure |
 //! | `line`, `carrier` | requests of one account; HTTP, and what its errors mean |
+//! | `smpp_line` | the SMPP client of an account |
 //! | `news`, `callbacks` | what makers tell |
 //! | `live` | what a session shows of itself |
 
@@ -31,6 +32,7 @@ mod line;
 mod news;
 mod polls;
 mod session;
+mod smpp_line;
 mod supervisor;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -145,7 +147,10 @@ impl Providers {
 
     /// Whether an account works. Sends nothing.
     pub async fn test(&self, provider: &Arc<Provider>) -> Judged {
-        session::line_of(&self.0.parts, provider).test().await
+        match session::line_of(&self.0.parts, provider) {
+            Some(line) => line.test().await,
+            None => smpp_line::test(provider, self.0.parts.accounts.guard()).await,
+        }
     }
 
     fn parts(&self) -> &Parts {

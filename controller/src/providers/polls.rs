@@ -14,8 +14,6 @@ const FIRST_WITH_CALLBACKS_MS: u64 = 600_000;
 const PAUSE_MS_MAX: u64 = 3_600_000;
 /// Nothing changes after that.
 const AGE_MS_MAX: u64 = 3 * 86_400_000;
-/// Ids in one question.
-const ASK_MAX: usize = 100;
 
 #[derive(Debug)]
 pub(super) struct Polls {
@@ -70,9 +68,9 @@ impl Polls {
         open.is_some_and(|open| self.order.remove(&(open.at_ms, id.into())))
     }
 
-    /// Those to ask about now; each comes again later unless it is settled.
-    pub(super) fn due(&mut self, now_ms: u64) -> Vec<Box<str>> {
-        let due = self.order.iter().take_while(|(at_ms, _)| *at_ms <= now_ms).take(ASK_MAX);
+    /// Those to ask about now, `max` at most; each comes again later unless it is settled.
+    pub(super) fn due(&mut self, max: usize, now_ms: u64) -> Vec<Box<str>> {
+        let due = self.order.iter().take_while(|(at_ms, _)| *at_ms <= now_ms).take(max);
         let due: Vec<Box<str>> = due.map(|(_, id)| id.clone()).collect();
         for id in &due {
             let Some(open) = self.open.remove(id) else { continue };
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
 
     fn known(n: u64) -> Known {
-        Known { attempt: Attempt { message: MessageId::new(n, [1; 10]), number: 1 }, segments: 1 }
+        Known { attempt: Attempt { message: MessageId::new(n, [1; 10]), number: 1 }, segments: 1, segment: None }
     }
 
     #[test]
@@ -117,7 +115,7 @@ mod tests {
         polls.sent("a", known(1), 0);
         let mut asked = Vec::new();
         for now_ms in (0..4 * 86_400_000).step_by(10_000) {
-            for _ in polls.due(now_ms) {
+            for _ in polls.due(100, now_ms) {
                 asked.push(now_ms);
             }
         }
@@ -126,7 +124,7 @@ mod tests {
         assert!((AGE_MS_MAX..AGE_MS_MAX + PAUSE_MS_MAX).contains(&last), "{last}");
         assert!(asked.windows(2).all(|pair| pair[1] - pair[0] <= PAUSE_MS_MAX + 10_000));
         polls.sent("b", known(2), 0);
-        assert!(polls.settle("b") && !polls.settle("b") && polls.due(u64::MAX / 2).is_empty());
+        assert!(polls.settle("b") && !polls.settle("b") && polls.due(100, u64::MAX / 2).is_empty());
     }
 
     #[test]
@@ -138,9 +136,9 @@ mod tests {
         assert_eq!(polls.open.len(), Polls::MAX);
         assert_eq!(polls.order.len(), Polls::MAX);
         assert_eq!(polls.known("0"), None, "the oldest has gone");
-        assert_eq!(polls.due(1_000_000).len(), ASK_MAX);
+        assert_eq!(polls.due(100, 1_000_000).len(), 100);
         let mut none = Polls::with(None);
         none.sent("a", known(1), 0);
-        assert!(none.due(u64::MAX / 2).is_empty());
+        assert!(none.due(100, u64::MAX / 2).is_empty());
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
 use crate::sql_params;
-use crate::store::{Catalog, SqlError, Tx};
+use crate::store::{Catalog, Row, SqlError, Tx};
 
 /// How long a maker's id is remembered. Nobody reports later.
 const KEEP_MS: u64 = 7 * 86_400_000;
@@ -32,6 +32,8 @@ pub const ID_BYTES_MAX: usize = 128;
 pub struct Known {
     pub attempt: Attempt,
     pub segments: u8,
+    /// The one that an id is of (from 0), where each segment has an id of its own.
+    pub segment: Option<u8>,
 }
 
 /// Our reference for an attempt: at most 36 characters, with all that a late report needs.
@@ -44,7 +46,7 @@ pub fn parse(reference: &str) -> Option<Known> {
     let message = MessageId::parse(parts.next()?).ok()?;
     let number = parts.next()?.parse().ok()?;
     let segments = parts.next()?.parse().ok()?;
-    parts.next().is_none().then_some(Known { attempt: Attempt { message, number }, segments })
+    parts.next().is_none().then_some(Known { attempt: Attempt { message, number }, segments, segment: None })
 }
 
 struct Write {
@@ -84,13 +86,12 @@ impl References {
     }
 
     pub async fn find(&self, provider: ProviderId, ids: Vec<Box<str>>) -> Result<FxHashMap<Box<str>, Known>, SqlError> {
-        let sql = "SELECT message, attempt, segments FROM provider_references WHERE provider = $1 AND reference = $2";
+        let sql = "SELECT message, attempt, segments, segment FROM provider_references WHERE provider = $1 AND reference = $2";
         let find = move |tx: &mut dyn Tx| {
             let mut found = FxHashMap::default();
             for id in ids {
                 if let Some(row) = tx.query_one(sql, sql_params![provider, &*id])? {
-                    let attempt = Attempt { message: row.get("message")?, number: row.get("attempt")? };
-                    found.insert(id, Known { attempt, segments: row.get("segments")? });
+                    found.insert(id, known_of(&row)?);
                 }
             }
             Ok(found)
@@ -101,14 +102,13 @@ impl References {
     /// The newest of an account, for makers that have to be asked: what a session before this one has sent.
     pub async fn newest(&self, provider: ProviderId, limit: usize) -> Result<Vec<(Box<str>, Known, u64)>, SqlError> {
         let sql = format!(
-            "SELECT reference, message, attempt, segments, at_ms FROM provider_references WHERE provider = $1 \
+            "SELECT reference, message, attempt, segments, segment, at_ms FROM provider_references WHERE provider = $1 \
              ORDER BY at_ms DESC LIMIT {limit}"
         );
         let rows = self.catalog.read(move |tx| tx.query(&sql, sql_params![provider])).await?;
         let known = rows.iter().map(|row| {
-            let attempt = Attempt { message: row.get("message")?, number: row.get("attempt")? };
             let id: String = row.get("reference")?;
-            Ok((id.into(), Known { attempt, segments: row.get("segments")? }, row.get("at_ms")?))
+            Ok((id.into(), known_of(row)?, row.get("at_ms")?))
         });
         known.collect()
     }
@@ -128,6 +128,11 @@ impl References {
         let sql = "DELETE FROM provider_references WHERE at_ms < $1";
         self.catalog.run(move |tx| tx.execute(sql, sql_params![before])).await
     }
+}
+
+fn known_of(row: &Row) -> Result<Known, SqlError> {
+    let attempt = Attempt { message: row.get("message")?, number: row.get("attempt")? };
+    Ok(Known { attempt, segments: row.get("segments")?, segment: row.get("segment")? })
 }
 
 async fn write_all(catalog: Arc<dyn Catalog>, clock: Arc<dyn Clock>, mut writes: mpsc::Receiver<Write>) {
@@ -172,13 +177,15 @@ async fn write_group(catalog: &Arc<dyn Catalog>, now_ms: u64, mut group: Vec<Wri
 }
 
 fn insert(tx: &mut dyn Tx, rows: &[(ProviderId, Box<str>, Known)], now_ms: u64) -> Result<(), SqlError> {
-    let sql = "INSERT INTO provider_references (provider, reference, message, attempt, segments, at_ms) \
-               VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (provider, reference) DO UPDATE \
+    let sql = "INSERT INTO provider_references (provider, reference, message, attempt, segments, segment, at_ms) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (provider, reference) DO UPDATE \
                SET message = excluded.message, attempt = excluded.attempt, segments = excluded.segments, \
-               at_ms = excluded.at_ms";
+               segment = excluded.segment, at_ms = excluded.at_ms";
     rows.iter().try_for_each(|(provider, id, known)| {
-        let Known { attempt, segments } = *known;
-        tx.execute(sql, sql_params![*provider, &**id, attempt.message, attempt.number, segments, now_ms]).map(drop)
+        let Known { attempt, segments, segment } = *known;
+        let (message, number) = (attempt.message, attempt.number);
+        let params = sql_params![*provider, &**id, message, number, segments, segment, now_ms];
+        tx.execute(sql, params).map(drop)
     })
 }
 
@@ -189,7 +196,7 @@ mod tests {
     #[test]
     fn a_reference_has_everything_and_fits() {
         let message = MessageId::new(1_763_640_000_123, [7; 10]);
-        let known = Known { attempt: Attempt { message, number: 30 }, segments: 32 };
+        let known = Known { attempt: Attempt { message, number: 30 }, segments: 32, segment: None };
         let text = reference(known.attempt, known.segments);
         assert_eq!(text.len(), 36);
         assert_eq!(parse(&text), Some(known));

@@ -27,13 +27,15 @@ use url::Url;
 
 use super::account::{NotedBalance, NotedPrice, Provider};
 use super::accounts::Accounts;
-use super::agent::{Agent, Batch, Config, ToShard};
+use super::agent::{Agent, Batch, Config, Job, ToShard};
 use super::carrier::Carrier;
+use super::kind::Kind;
 use super::line::{Line, Told};
 use super::live::{LiveState, Shared, Turn};
 use super::news::{News, inbound_message};
 use super::polls::Polls;
 use super::references::{ID_BYTES_MAX, Known, References, reference};
+use super::smpp_line::{SmppLine, SmppTold, settings_of};
 use crate::clock::Clock;
 use crate::domain::Now;
 use crate::gateway::{FleetEvent, FleetEvents, ShardDoor};
@@ -84,6 +86,13 @@ pub(super) enum Message {
     Poll,
     /// Time to write down what was noted.
     Upkeep,
+    /// Whether an SMSC has let us in, and why not.
+    Bound {
+        bound: bool,
+        why: Option<String>,
+    },
+    /// An SMSC's answer that came after its time.
+    Late(Known, Submitted),
     /// Takes no more work, and ends when there is none.
     Drain,
 }
@@ -92,8 +101,16 @@ pub(super) enum Message {
 pub(super) struct Answered {
     batch: Batch,
     told: Told,
-    /// The maker's ids, by place in the batch.
-    ids: Vec<(usize, Box<str>)>,
+    /// The maker's ids, by place in the batch and segment.
+    ids: Vec<(usize, Box<str>, Option<u8>)>,
+}
+
+/// How requests go out.
+enum Way {
+    Http(Arc<Line>),
+    Smpp(SmppLine),
+    /// Settings that were good once and are not for this program.
+    Broken(String),
 }
 
 /// Reports of a callback that wait for the answers of requests under way.
@@ -115,7 +132,9 @@ struct Fresh {
 pub(super) struct State {
     parts: Arc<Parts>,
     provider: Arc<Provider>,
-    line: Arc<Line>,
+    way: Way,
+    /// An SMSC has let us in; other makers need no leave.
+    bound: bool,
     door: Arc<dyn ShardDoor>,
     live: Shared,
     agent: Agent,
@@ -220,7 +239,7 @@ impl Actor for Session {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Message>, args: Args) -> Result<State, ActorProcessingErr> {
-        let mut state = State::new(args);
+        let mut state = State::new(args, &myself);
         state.link(&myself);
         state.start_tasks(&myself);
         state.publish(Turn::Up, "");
@@ -240,11 +259,18 @@ impl Actor for Session {
             Message::News(news) => state.news(*news, now),
             Message::Polled { asked, receipts } => state.polled(&asked, receipts, now),
             Message::Pollable(known) => state.pollable(known, now),
-            Message::Account(provider) => state.configure(provider, now),
+            Message::Account(provider) => state.configure(&myself, provider, now),
             Message::Balance(balance) => state.balance(balance, now),
             Message::Wake => state.wake = None,
             Message::Poll => state.poll(&myself, now),
             Message::Upkeep => state.keep_noted(),
+            Message::Bound { bound, why } => state.bound(bound, why, now),
+            Message::Late(known, result) => {
+                // Of a longer message it says nothing about the whole.
+                if known.segments == 1 {
+                    state.agent.answered_late(known.attempt, 1, &result, now);
+                }
+            }
             Message::Drain => state.drain(now),
         }
         state.pump(&myself);
@@ -267,23 +293,25 @@ impl Actor for Session {
 }
 
 impl State {
-    fn new(args: Args) -> Self {
+    fn new(args: Args, myself: &ActorRef<Message>) -> Self {
         let Args { parts, provider, door, live } = args;
         let now = parts.clock.now();
         let mut slots = Slots::default();
         slots.set(&provider);
-        let agent = Agent::new(config_of(&provider), door.epoch(), slots.numbers(), now);
-        let line = line_of(&parts, &provider);
+        let config = config_of(&parts, &provider);
+        let agent = Agent::new(config, door.epoch(), slots.numbers(), now);
+        let way = way_of(&parts, &provider, myself);
         let polls = Polls::new(&provider, parts.public_url.is_some());
         Self {
+            bound: !matches!(way, Way::Smpp(_)),
             parts,
-            line,
+            way,
             door,
             live,
             agent,
             session: 0,
             slots,
-            ready: true,
+            ready: false,
             draining: false,
             relink: false,
             submitted: FxHashMap::default(),
@@ -315,7 +343,7 @@ impl State {
     /// Tells the shard that it is there, under a number of its own.
     fn link(&mut self, myself: &ActorRef<Message>) {
         self.session = self.parts.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        self.ready = true;
+        self.ready = self.is_ready();
         self.agent.link_up();
         let window = self.agent.config().window;
         let link = Link {
@@ -325,7 +353,7 @@ impl State {
             session: self.session,
             window,
             epoch_seen: Epoch::default(),
-            sims: self.slots.sims(true, window),
+            sims: self.slots.sims(self.ready, window),
             accepts_work: !self.draining,
         };
         self.door.device_up(link, Arc::new(Sink(myself.clone())));
@@ -369,9 +397,13 @@ impl State {
         self.show();
     }
 
+    fn is_ready(&self) -> bool {
+        self.bound && !self.agent.is_paused() && !self.draining && !self.relink
+    }
+
     /// The shard gives no work to an account that cannot take it.
     fn tell_fitness(&mut self) {
-        let ready = !self.agent.is_paused() && !self.draining && !self.relink;
+        let ready = self.is_ready();
         if ready != self.ready {
             self.ready = ready;
             self.tell_change();
@@ -414,11 +446,44 @@ impl State {
     }
 
     fn submit(&self, myself: &ActorRef<Message>, batch: Batch) {
-        let (line, references, clock) =
-            (Arc::clone(&self.line), self.parts.references.clone(), Arc::clone(&self.parts.clock));
         let sender = self.slots.from(batch.slot);
-        let report = Report { myself: myself.clone(), answered: Some(Box::new(Answered::nothing(batch))) };
-        tokio::spawn(submit(line, references, clock, sender, report));
+        let outgoing: Vec<Outgoing> = batch.jobs.iter().map(|job| outgoing(job, &sender)).collect();
+        let mut report = Report { myself: myself.clone(), answered: Some(Box::new(Answered::nothing(batch))) };
+        let references = self.parts.references.clone();
+        match &self.way {
+            Way::Http(line) => drop(tokio::spawn(submit(Arc::clone(line), references, outgoing, report))),
+            Way::Smpp(line) => {
+                // One message: so many SMPP makers take in one request.
+                let told = outgoing.into_iter().next().map(|outgoing| line.submit(outgoing));
+                drop(tokio::spawn(submit_smpp(self.provider.id, told, references, report)));
+            }
+            Way::Broken(why) => {
+                if let Some(answered) = &mut report.answered {
+                    let code = format!("{}-settings", self.maker()).into();
+                    let refusal =
+                        Refusal { class: ErrorClass::Route, code, text: why.as_str().into(), retry_after_ms: None };
+                    let results = vec![Submitted::Refused(refusal); answered.batch.jobs.len()];
+                    answered.told = Told { results, ..Told::default() };
+                }
+            }
+        }
+    }
+
+    fn bound(&mut self, bound: bool, why: Option<String>, now: Now) {
+        self.bound = bound || !matches!(self.way, Way::Smpp(_));
+        let mut live = self.live.lock();
+        let turn = match (bound, why.clone()) {
+            (true, _) => live.answered(),
+            (false, Some(why)) => live.silent(why, now.unix_ms),
+            (false, None) => None,
+        };
+        drop(live);
+        if !self.bound {
+            self.agent.turn_away_waiting(now);
+        }
+        if let Some(turn) = turn {
+            self.publish(turn, why.as_deref().unwrap_or_default());
+        }
     }
 
     fn answered(&mut self, answered: Answered, now: Now) {
@@ -427,9 +492,9 @@ impl State {
             return self.agent.not_submitted(batch.number, NotSent::LeaseOver, now);
         }
         self.note_answer(&told, now);
-        for (place, id) in ids {
+        for (place, id, segment) in ids {
             let Some(job) = batch.jobs.get(place) else { continue };
-            let known = Known { attempt: job.attempt, segments: job.segments };
+            let known = Known { attempt: job.attempt, segments: job.segments, segment };
             let country = job.to.region().map(|region| region.as_str().into());
             self.polls.sent(&id, known, now.unix_ms);
             self.remember(id, Fresh { known, country });
@@ -439,7 +504,7 @@ impl State {
                 self.note_price(job.to.region().map(|region| region.as_str().into()), price, now);
             }
         }
-        self.agent.submitted(batch.number, &told.results, now);
+        self.agent.submitted(batch.number, &told.results, told.left, now);
         self.retry_early(now);
     }
 
@@ -550,16 +615,17 @@ impl State {
             self.note_price(fresh.country, price, now);
         }
         let at_ms = receipt.at_ms.unwrap_or(now.unix_ms);
-        let Known { attempt, segments } = known;
+        let Known { attempt, segments, segment } = known;
+        let segment = receipt.segment.or(segment);
         let undelivered = |state: &mut Self, refusal: &Refusal| {
             state.live.lock().counters.undelivered += 1;
-            state.agent.undelivered(attempt, receipt.segment, refusal, at_ms)
+            state.agent.undelivered(attempt, segment, refusal, at_ms)
         };
         match &receipt.state {
             ReceiptState::Pending => 0,
             ReceiptState::Delivered => {
                 self.live.lock().counters.delivered += 1;
-                self.agent.delivered(attempt, segments, receipt.segment, at_ms)
+                self.agent.delivered(attempt, segments, segment, at_ms)
             }
             ReceiptState::Failed(refusal) => undelivered(self, refusal),
             ReceiptState::Expired => {
@@ -608,14 +674,16 @@ impl State {
         });
     }
 
-    fn configure(&mut self, provider: Arc<Provider>, now: Now) {
+    fn configure(&mut self, myself: &ActorRef<Message>, provider: Arc<Provider>, now: Now) {
         if provider.version <= self.provider.version {
             return;
         }
-        let config = config_of(&provider);
+        let config = config_of(&self.parts, &provider);
         self.relink |= config.window != self.agent.config().window;
         self.slots.set(&provider);
-        self.line = line_of(&self.parts, &provider);
+        self.end_way();
+        self.way = way_of(&self.parts, &provider, myself);
+        self.bound = !matches!(self.way, Way::Smpp(_));
         self.provider = provider;
         self.agent.configure(config, self.slots.numbers(), now);
         if self.relink {
@@ -635,11 +703,12 @@ impl State {
     }
 
     fn poll(&mut self, myself: &ActorRef<Message>, now: Now) {
-        let asked = self.polls.due(now.unix_ms);
+        let Way::Http(line) = &self.way else { return };
+        let asked = self.polls.due(line.maker().poll_max(), now.unix_ms);
         if asked.is_empty() {
             return;
         }
-        let (line, myself) = (Arc::clone(&self.line), myself.clone());
+        let (line, myself) = (Arc::clone(line), myself.clone());
         tokio::spawn(async move {
             let receipts = line.poll(&asked).await;
             let _ = myself.cast(Message::Polled { asked, receipts });
@@ -683,7 +752,14 @@ impl State {
         }
     }
 
+    fn end_way(&self) {
+        if let Way::Smpp(line) = &self.way {
+            line.end();
+        }
+    }
+
     fn end(&mut self) {
+        self.end_way();
         self.door.device_down(self.device(), self.session);
         let gauge = metrics::gauge!("flotilla_provider_in_flight", "maker" => self.maker());
         gauge.decrement(self.gauge as f64);
@@ -699,7 +775,12 @@ async fn look_at_balance(parts: Arc<Parts>, id: ProviderId, wanted: Arc<Notify>,
     loop {
         // As it is set now: the session's own line may have been replaced.
         let Some(provider) = parts.accounts.known(id) else { return };
-        if let Some(balance) = line_of(&parts, &provider).balance().await
+        let line = line_of(&parts, &provider);
+        let balance = match &line {
+            Some(line) => line.balance().await,
+            None => None,
+        };
+        if let Some(balance) = balance
             && session.cast(Message::Balance(balance)).is_err()
         {
             return;
@@ -732,20 +813,52 @@ async fn poll_now_and_then(references: References, id: ProviderId, session: Acto
     }
 }
 
-fn config_of(provider: &Provider) -> Config {
-    let Provider { settings, .. } = provider;
-    Config { window: settings.window, batch_max: provider.batch_max(), requests_per_s: settings.requests_per_second }
+fn config_of(parts: &Parts, provider: &Provider) -> Config {
+    let settings = &provider.settings;
+    // An SMPP client paces by itself, by its own settings where those are given.
+    let smpp =
+        matches!(provider.kind, Kind::Smpp).then(|| settings_of(provider, parts.accounts.guard()).ok()).flatten();
+    let window = smpp.as_ref().map_or(settings.window, |smpp| u16::try_from(smpp.window).unwrap_or(settings.window));
+    let requests_per_s = settings.requests_per_second.filter(|_| smpp.is_none());
+    Config { window, batch_max: provider.batch_max(), requests_per_s }
 }
 
-pub(super) fn line_of(parts: &Parts, provider: &Arc<Provider>) -> Arc<Line> {
+fn way_of(parts: &Parts, provider: &Arc<Provider>, myself: &ActorRef<Message>) -> Way {
+    if let Some(line) = line_of(parts, provider) {
+        return Way::Http(line);
+    }
+    match settings_of(provider, parts.accounts.guard()) {
+        Ok(settings) => {
+            let references = parts.references.clone();
+            Way::Smpp(SmppLine::start(settings, provider.id, references, myself.clone()))
+        }
+        Err(error) => Way::Broken(error.to_string()),
+    }
+}
+
+/// `None` for an account that does not speak HTTP.
+pub(super) fn line_of(parts: &Parts, provider: &Arc<Provider>) -> Option<Arc<Line>> {
     let (carrier, clock) = (parts.carrier.clone(), Arc::clone(&parts.clock));
-    Arc::new(Line::new(carrier, clock, Arc::clone(provider), parts.public_url.as_ref()))
+    Line::new(carrier, clock, Arc::clone(provider), parts.public_url.as_ref()).map(Arc::new)
+}
+
+fn outgoing(job: &Job, sender: &str) -> Outgoing {
+    Outgoing {
+        reference: reference(job.attempt, job.segments),
+        to: job.to,
+        sender: sender.into(),
+        text: job.text.clone(),
+        unicode: job.unicode,
+        flash: job.flash,
+        segments: job.segments,
+        validity_s: job.validity_s,
+    }
 }
 
 impl Answered {
     /// What is true as long as nothing is known: everything in doubt.
     fn nothing(batch: Batch) -> Self {
-        let told = Told { results: Vec::new(), silent: Some("the request failed".to_owned()), late: false };
+        let told = Told { silent: Some("the request failed".to_owned()), ..Told::default() };
         Self { batch, told, ids: Vec::new() }
     }
 }
@@ -766,37 +879,46 @@ impl Drop for Report {
 }
 
 /// One request, from beginning to end. Goes on when its session ends: what it learns then is kept for later reports.
-async fn submit(line: Arc<Line>, references: References, clock: Arc<dyn Clock>, sender: Box<str>, mut report: Report) {
+async fn submit(line: Arc<Line>, references: References, outgoing: Vec<Outgoing>, mut report: Report) {
     let Some(answered) = report.answered.as_mut() else { return };
     let jobs = &answered.batch.jobs;
-    let outgoing = jobs.iter().map(|job| Outgoing {
-        reference: reference(job.attempt, job.segments),
-        to: job.to,
-        sender: sender.clone(),
-        text: job.text.clone(),
-        unicode: job.unicode,
-        flash: job.flash,
-        segments: job.segments,
-        validity_s: job.validity_s,
-    });
-    let outgoing: Vec<Outgoing> = outgoing.collect();
-    let deadline_ms = jobs.iter().map(|job| job.deadline_ms).min().unwrap_or_else(|| clock.now().mono_ms);
+    let deadline_ms = jobs.iter().map(|job| job.deadline_ms).min().unwrap_or_default();
     let told = line.submit(&outgoing, deadline_ms).await;
     let ids = told.results.iter().enumerate().filter_map(|(place, result)| match result {
-        Submitted::Accepted { id: Some(id), .. } if id.len() <= ID_BYTES_MAX => Some((place, id.clone())),
+        Submitted::Accepted { id: Some(id), .. } if id.len() <= ID_BYTES_MAX => Some((place, id.clone(), None)),
         _ => None,
     });
-    let ids: Vec<(usize, Box<str>)> = ids.collect();
+    let ids: Vec<(usize, Box<str>, Option<u8>)> = ids.collect();
     let capabilities = line.provider().capabilities();
     if !capabilities.echoes_reference || capabilities.polls {
-        let known = |place: usize| Some(Known { attempt: jobs.get(place)?.attempt, segments: jobs[place].segments });
-        let kept = ids.iter().filter_map(|(place, id)| Some((id.clone(), known(*place)?))).collect();
-        references.keep(line.provider().id, kept).await;
+        keep(&references, line.provider().id, jobs, &ids).await;
     }
     (answered.told, answered.ids) = (told, ids);
 }
 
-/// How long a new session waits for nothing at all.
+/// One message to an SMSC, which is in line already.
+async fn submit_smpp(
+    provider: ProviderId,
+    told: Option<impl Future<Output = SmppTold>>,
+    references: References,
+    mut report: Report,
+) {
+    let (Some(answered), Some(told)) = (report.answered.as_mut(), told) else { return };
+    let SmppTold { told, ids } = told.await;
+    let ids: Vec<_> = ids.into_iter().map(|(id, segment)| (0, id, segment)).collect();
+    keep(&references, provider, &answered.batch.jobs, &ids).await;
+    (answered.told, answered.ids) = (told, ids);
+}
+
+async fn keep(references: &References, provider: ProviderId, jobs: &[Job], ids: &[(usize, Box<str>, Option<u8>)]) {
+    let known = |(place, id, segment): &(usize, Box<str>, Option<u8>)| {
+        let job = jobs.get(*place)?;
+        Some((id.clone(), Known { attempt: job.attempt, segments: job.segments, segment: *segment }))
+    };
+    references.keep(provider, ids.iter().filter_map(known).collect()).await;
+}
+
+/// What a session begins to show.
 pub(super) fn new_live(parts: &Parts, provider: &Provider) -> Shared {
     let now_ms = parts.clock.now().unix_ms;
     Arc::new(parking_lot::Mutex::new(LiveState::new(now_ms, provider.noted.clone())))

@@ -6,9 +6,15 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use self::smpp::{Seen, Smsc};
 use super::{Answer, World};
 use crate::providers::tests::maker::{SIGNATURE, THANKS, signature};
 use crate::providers::tests::service::{Mood, Service};
+
+/// An SMSC, and what goes over to it.
+mod smpp {
+    pub(super) use flotilla_providers::smpp::testing::{DeliverSm, Options, Seen, Smsc, deliver};
+}
 
 const SECRET: &str = "geheim";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -384,5 +390,67 @@ async fn private_addresses_need_the_controllers_leave() {
         assert_eq!(refused.problem(), (422, "invalid_field"), "{url}");
         assert_eq!(refused.body["field"], "base_url");
     }
+    world.node.shutdown().await;
+}
+
+fn smpp_account(smsc: &Smsc) -> Value {
+    json!({"maker": "smpp", "name": "SMSC", "base_url": format!("smpp://{}", smsc.address),
+        "fields": {"system_id": "flotilla", "reconnect_min_ms": "10", "reconnect_max_ms": "10"},
+        "secrets": {"password": "secret"}, "senders": [{"from": "15030"}]})
+}
+
+fn receipt(id: &str, state: &str) -> smpp::DeliverSm {
+    let text = format!(
+        "id:{id} sub:001 dlvrd:001 submit date:2611201400 done date:2611201401 stat:{state} err:000 text:hello"
+    );
+    smpp::deliver("255712345678", "15030", 0x04, 0, text.as_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_goes_through_an_smsc_by_its_segments() {
+    let world = world().await;
+    let mut smsc = Smsc::start(smpp::Options::default()).await.unwrap();
+    let provider = world.add(&smpp_account(&smsc)).await;
+    let up = |provider: &Value| provider["live"]["state"] == "up";
+    world.until(&format!("/v1/providers/{}", id(&provider)), up).await;
+    let message = world.send(&"long ".repeat(50)).await;
+    smsc.next_submit().await.unwrap();
+    smsc.next_submit().await.unwrap();
+    let sent = world.until_state(&message, "sent").await;
+    assert!(went_by(&sent, &provider), "{sent}");
+    smsc.send(0, receipt("id-0", "DELIVRD"));
+    let first = |message: &Value| message["segments_delivered"] == 1;
+    assert_eq!(world.until(&format!("/v1/messages/{message}"), first).await["state"], "sent");
+    smsc.send(0, receipt("id-1", "DELIVRD"));
+    smsc.send(0, receipt("id-0", "UNDELIV"));
+    world.until_state(&message, "delivered").await;
+    let taken = |seen: &Seen| matches!(seen, Seen::DeliverAnswer { status: 0, .. });
+    for _ in 0..3 {
+        smsc.until(taken).await.unwrap();
+    }
+    smsc.send(0, smpp::deliver("255712345678", "15030", 0, 0, b"STOP"));
+    smsc.until(taken).await.unwrap();
+    world.until("/v1/inbound", |page| page["items"][0]["text"] == "STOP").await;
+    let tested = world.call(world.post(&format!("/v1/providers/{}/test", id(&provider)), &world.key)).await;
+    assert_eq!(tested.body["verdict"], "works", "{tested:?}");
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_smsc_that_lets_nobody_in_gets_nothing() {
+    let (world, service) = (world().await, Service::start(Mood::Take).await);
+    let smsc = Smsc::start(smpp::Options::default()).await.unwrap();
+    let mut account_at_smsc = smpp_account(&smsc);
+    account_at_smsc["secrets"]["password"] = json!("wrong");
+    let provider = world.add(&account_at_smsc).await;
+    let refused = |provider: &Value| provider["live"]["last_error"].is_string();
+    let shown = world.until(&format!("/v1/providers/{}", id(&provider)), refused).await;
+    assert_ne!(shown["live"]["state"], "up", "{shown}");
+    world.add(&account(&service)).await;
+    let message = world.send("hello").await;
+    world.until_state(&message, "sent").await;
+    assert_eq!(service.taken().len(), 1);
+    let tested = world.call(world.post(&format!("/v1/providers/{}/test", id(&provider)), &world.key)).await;
+    assert_eq!(tested.body["verdict"], "refused", "{tested:?}");
     world.node.shutdown().await;
 }

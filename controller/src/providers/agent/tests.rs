@@ -70,10 +70,10 @@ fn a_batch_has_one_sender_and_one_result_each() {
         batches.iter().map(|batch| (batch.slot, batch.jobs.iter().map(|job| job.attempt).collect())).collect();
     assert_eq!(shapes, [(0, vec![attempt(1), attempt(3)]), (1, vec![attempt(2)]), (0, vec![attempt(4)])]);
     assert_eq!((agent.waiting(), agent.in_flight()), (0, 4));
-    agent.submitted(batches[0].number, &[accepted(), refused(ErrorClass::Permanent, None)], at(2));
+    agent.submitted(batches[0].number, &[accepted(), refused(ErrorClass::Permanent, None)], 0, at(2));
     // An answer that is too short leaves the rest in doubt.
-    agent.submitted(batches[1].number, &[], at(2));
-    agent.submitted(batches[2].number, &[Submitted::Unclear("?".into())], at(2));
+    agent.submitted(batches[1].number, &[], 0, at(2));
+    agent.submitted(batches[2].number, &[Submitted::Unclear("?".into())], 0, at(2));
     let kinds = reports(&mut agent);
     assert_eq!(kinds[0], ReportKind::Sent { attempt: attempt(1), segments: 1 });
     let ReportKind::Failed { error, segments_sent: 0, .. } = &kinds[1] else { panic!("{kinds:?}") };
@@ -107,7 +107,7 @@ fn a_pause_sends_the_others_elsewhere() {
         agent.handle(dispatch(n, 0, 0), at(0));
     }
     let first = agent.next_batch(at(0)).unwrap();
-    agent.submitted(first.number, &[refused(ErrorClass::Transient, Some(2_000))], at(10));
+    agent.submitted(first.number, &[refused(ErrorClass::Transient, Some(2_000))], 0, at(10));
     assert!(agent.is_paused() && agent.next_batch(at(11)).is_none());
     let not_ready = |n| ReportKind::NotSent { attempt: attempt(n), reason: NotSent::SimNotReady };
     assert_eq!(reports(&mut agent)[1..], [not_ready(2), not_ready(3)]);
@@ -117,7 +117,7 @@ fn a_pause_sends_the_others_elsewhere() {
     agent.expire(at(2_010));
     agent.handle(dispatch(5, 0, 2_010), at(2_010));
     assert!(agent.next_batch(at(2_010)).is_some());
-    agent.submitted(2, &[refused(ErrorClass::Transient, Some(u64::MAX))], at(2_011));
+    agent.submitted(2, &[refused(ErrorClass::Transient, Some(u64::MAX))], 0, at(2_011));
     assert_eq!(agent.next_deadline(at(2_011)), Some(at(2_011 + PAUSE_MS_MAX).mono_ms), "bounded");
 }
 
@@ -139,7 +139,7 @@ fn the_same_attempt_is_answered_again_and_never_submitted_again() {
     let batch = agent.next_batch(at(0)).unwrap();
     agent.handle(dispatch(1, 0, 1), at(1));
     assert!(agent.next_batch(at(1)).is_none() && reports(&mut agent).is_empty());
-    agent.submitted(batch.number, &[accepted()], at(2));
+    agent.submitted(batch.number, &[accepted()], 0, at(2));
     agent.handle(dispatch(1, 0, 3), at(3));
     let sent = ReportKind::Sent { attempt: attempt(1), segments: 1 };
     assert_eq!(reports(&mut agent), [sent.clone(), sent]);
@@ -154,7 +154,7 @@ fn reports_are_repeated_until_they_are_acknowledged_and_then_the_list_comes() {
         agent.handle(dispatch(n, 0, 0), at(0));
     }
     let first = agent.next_batch(at(0)).unwrap();
-    agent.submitted(first.number, &[accepted()], at(1));
+    agent.submitted(first.number, &[accepted()], 0, at(1));
     let _second = agent.next_batch(at(1)).unwrap();
     let Some(ToShard::Reports(told)) = agent.to_shard() else { panic!() };
     assert_eq!((told.len(), agent.to_shard()), (1, None));
@@ -286,7 +286,7 @@ proptest! {
                         1 => refused(ErrorClass::Route, (how > 100).then_some(500)),
                         _ => Submitted::Unclear("?".into()),
                     };
-                    agent.submitted(batch.number, &vec![result; batch.jobs.len()], now);
+                    agent.submitted(batch.number, &vec![result; batch.jobs.len()], 0, now);
                 },
                 Step::Pass(ms) => { now_ms += u64::from(ms); agent.expire(at(now_ms)); }
                 Step::Resume => agent.handle(Down::Resume, now),

@@ -28,6 +28,8 @@ CREATE TABLE provider_references (
     message {bytes} NOT NULL,
     attempt {int} NOT NULL,
     segments {int} NOT NULL,
+    -- From 0, where each segment has an id of its own.
+    segment {int},
     at_ms {int} NOT NULL,
     PRIMARY KEY (provider, reference)
 ) {strict};

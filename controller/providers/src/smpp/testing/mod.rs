@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use rusmpp::Pdu;
-use rusmpp::pdus::{DeliverSm, SubmitSm};
+use rusmpp::pdus::SubmitSm;
 use rusmpp::types::{COctetString, OctetString};
 use rusmpp::values::{DataCoding, EsmClass, Npi, Ton};
 use tokio::net::TcpListener;
@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 pub use receipts::{Dialect, Facts};
+pub use rusmpp::pdus::DeliverSm;
 
 /// What the SMSC does about a submit, in order.
 #[derive(Clone, Debug)]
