@@ -447,14 +447,16 @@ impl State {
 
     fn submit(&self, myself: &ActorRef<Message>, batch: Batch) {
         let sender = self.slots.from(batch.slot);
+        let deadline_ms = batch.jobs.iter().map(|job| job.deadline_ms).min().unwrap_or_default();
+        let within = Duration::from_millis(deadline_ms.saturating_sub(self.parts.clock.now().mono_ms));
         let outgoing: Vec<Outgoing> = batch.jobs.iter().map(|job| outgoing(job, &sender)).collect();
         let mut report = Report { myself: myself.clone(), answered: Some(Box::new(Answered::nothing(batch))) };
         let references = self.parts.references.clone();
         match &self.way {
-            Way::Http(line) => drop(tokio::spawn(submit(Arc::clone(line), references, outgoing, report))),
+            Way::Http(line) => drop(tokio::spawn(submit(Arc::clone(line), references, outgoing, deadline_ms, report))),
             Way::Smpp(line) => {
                 // One message: so many SMPP makers take in one request.
-                let told = outgoing.into_iter().next().map(|outgoing| line.submit(outgoing));
+                let told = outgoing.into_iter().next().map(|outgoing| line.submit(outgoing, within));
                 drop(tokio::spawn(submit_smpp(self.provider.id, told, references, report)));
             }
             Way::Broken(why) => {
@@ -879,10 +881,15 @@ impl Drop for Report {
 }
 
 /// One request, from beginning to end. Goes on when its session ends: what it learns then is kept for later reports.
-async fn submit(line: Arc<Line>, references: References, outgoing: Vec<Outgoing>, mut report: Report) {
+async fn submit(
+    line: Arc<Line>,
+    references: References,
+    outgoing: Vec<Outgoing>,
+    deadline_ms: u64,
+    mut report: Report,
+) {
     let Some(answered) = report.answered.as_mut() else { return };
     let jobs = &answered.batch.jobs;
-    let deadline_ms = jobs.iter().map(|job| job.deadline_ms).min().unwrap_or_default();
     let told = line.submit(&outgoing, deadline_ms).await;
     let ids = told.results.iter().enumerate().filter_map(|(place, result)| match result {
         Submitted::Accepted { id: Some(id), .. } if id.len() <= ID_BYTES_MAX => Some((place, id.clone(), None)),

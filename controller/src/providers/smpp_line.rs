@@ -4,6 +4,7 @@
 //! the SMSC delivers is acknowledged to it when the shard has it durable; until then it keeps it and sends it again.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flotilla_protocol::id::ProviderId;
 use flotilla_providers::smpp::{self, Ack, Event, Handle, State};
@@ -69,9 +70,9 @@ impl SmppLine {
         Self { handle }
     }
 
-    /// In line when this returns.
-    pub(super) fn submit(&self, outgoing: Outgoing) -> impl Future<Output = SmppTold> + Send + use<> {
-        let outcome = self.handle.submit(outgoing);
+    /// In line when this returns. Nothing of it goes out after `within`.
+    pub(super) fn submit(&self, outgoing: Outgoing, within: Duration) -> impl Future<Output = SmppTold> + Send + use<> {
+        let outcome = self.handle.submit_before(outgoing, Instant::now() + within);
         async move {
             let outcome = outcome.await;
             let ids = outcome.ids.into_iter().zip(0u8..);
