@@ -119,10 +119,14 @@ impl Table {
         let today = tenant.today(now);
         let counters = self.ledger.counters(Scope::Tenant(candidate.tenant));
         let ask = |ask| room(&tenant.routing.limits, counters, tenant.segments, ask, &today);
-        match ask(Ask { segments: 1, recipient: None }) {
-            Room::Yes => {}
-            Room::Until { unix_ms } => return Some(Choice::Wait { until_ms: Some(mono_ms(unix_ms, now)) }),
-            Room::InFlight | Room::Never => return Some(Choice::Wait { until_ms: None }),
+        let until_ms = match ask(Ask { segments: 1, recipient: None }) {
+            Room::Yes => None,
+            Room::Until { unix_ms } => Some(Some(mono_ms(unix_ms, now))),
+            Room::InFlight | Room::Never => Some(None),
+        };
+        if let Some(until_ms) = until_ms {
+            tenant.waits.set(true);
+            return Some(Choice::Wait { until_ms });
         }
         match ask(Ask { segments: candidate.segments, recipient: Some(recipient) }) {
             Room::Yes => None,
@@ -383,6 +387,7 @@ impl<'a> Search<'a> {
     fn nothing(&self, patience_ms: Option<u64>) -> Choice {
         let now = self.view.now;
         if self.unfit && self.only_budget {
+            self.tenant.waits.set(true);
             return Choice::Wait { until_ms: Some(now.mono_ms + RETRY_MS) };
         }
         if !self.unfit {

@@ -220,7 +220,7 @@ impl Table {
                 known.flying.remove(&recipient);
             }
         }
-        if std::mem::take(&mut known.waits) {
+        if known.waits.take() {
             self.marked.push(Marked::Tenant(tenant));
         }
         self.touch(key, now);

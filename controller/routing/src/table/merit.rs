@@ -58,6 +58,7 @@ pub(super) struct Drawn {
     pub(super) probe: bool,
     /// Its weight lets it take part in this comparison.
     pub(super) weighed: bool,
+    pub(super) weight: u8,
     /// Its health was drawn by what it has delivered.
     pub(super) learned: bool,
 }
@@ -89,8 +90,9 @@ impl Search<'_> {
             free: FREE_POINTS * free(entry, device, self.kind),
         };
         let probe = self.view.probes(entry);
-        let weighed = seed::place(number, 100) < usize::from(entry.settings.weight);
-        Drawn { key, parts, cost, probe, weighed, learned }
+        let weight = entry.settings.weight;
+        let weighed = seed::place(number, 100) < usize::from(weight);
+        Drawn { key, parts, cost, probe, weighed, weight, learned }
     }
 
     /// The message's number for what is drawn about a route.
@@ -104,6 +106,9 @@ impl Search<'_> {
         let one = |first: bool| (if first { a } else { b }, Compared::Score);
         if a.weighed != b.weighed {
             return one(a.weighed);
+        }
+        if !a.weighed && a.weight != b.weight {
+            return one(a.weight > b.weight);
         }
         if self.cheapest && a.cost != b.cost {
             return one(a.cost < b.cost);

@@ -222,7 +222,6 @@ impl Table {
         match choice {
             Choice::Take(..) | Choice::Refuse { .. } => {}
             Choice::Wait { .. } | Choice::Unfit { .. } => {
-                self.tenant(candidate.tenant).waits = true;
                 if let Some(refused) = self.never(candidate, now) {
                     return refused;
                 }

@@ -57,8 +57,8 @@ pub(super) struct Tenant {
     pub(super) segments: u32,
     pub(super) flight_cost: u64,
     pub(super) flying: FxHashMap<u64, u16>,
-    /// A message was held back by something that an attempt which lands may end.
-    pub(super) waits: bool,
+    /// Messages wait for a limit or the budget of the tenant: an attempt that lands may make room there.
+    pub(super) waits: Cell<bool>,
     /// Months for which the budget's warning and its end were told.
     pub(super) warned_month: Option<i32>,
     pub(super) spent_month: Option<i32>,
@@ -98,7 +98,7 @@ impl Tenant {
             segments: 0,
             flight_cost: 0,
             flying: FxHashMap::default(),
-            waits: false,
+            waits: Cell::new(false),
             warned_month: None,
             spent_month: None,
             reach: FxHashMap::default(),

@@ -5,9 +5,11 @@ mod worlds;
 
 use flotilla_protocol::id::{DeviceId, MessageId, ProviderId, SenderId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
+use flotilla_protocol::wire::ErrorClass;
 
 use super::*;
 use crate::choice::{Because, Why};
+use crate::fact::{Fact, Outcome};
 use crate::route::Priority;
 
 const TO: u64 = 255_712_345_678;
@@ -249,4 +251,172 @@ fn a_step_without_a_usable_route_is_passed_over_and_a_busy_one_is_waited_for() {
     table.remove_device(device(1), at(2));
     assert!(marks(&mut table, at(2)).contains(&Marked::Tenant(tenant())), "nobody waits for a SIM that has gone");
     assert_eq!(taken(choose(&mut table, Priority::Normal, at(2))).unwrap().0, sender);
+}
+
+#[test]
+fn a_tenants_limit_makes_all_wait_and_an_attempt_that_lands_wakes_them() {
+    let mut table = table();
+    online(&mut table, 1, 8, &[(1, true)]);
+    let limits = crate::settings::Limits { per_day: Some(2), ..Default::default() };
+    table.set_tenant(tenant(), Arc::new(TenantRouting { limits, ..TenantRouting::default() }), at(0));
+    let choose = |table: &mut Table, segments, now| {
+        table.choose(&Candidate { segments, ..candidate(Priority::Urgent, Pin::Any, None) }, now)
+    };
+    assert!(matches!(choose(&mut table, 3, at(0)), Choice::Refuse { code: "tenant-limit", .. }), "it never fits");
+    reserve(&mut table, route(1, 1), at(0));
+    assert!(matches!(choose(&mut table, 2, at(0)), Choice::Unfit { .. }), "one segment would fit");
+    reserve(&mut table, route(1, 1), at(0));
+    marks(&mut table, at(0));
+    assert_eq!(choose(&mut table, 1, at(0)), Choice::Wait { until_ms: None });
+    release(&mut table, route(1, 1), at(0));
+    assert!(marks(&mut table, at(0)).contains(&Marked::Tenant(tenant())));
+    assert!(matches!(choose(&mut table, 1, at(0)), Choice::Take(..)));
+}
+
+#[test]
+fn what_no_route_could_ever_carry_is_refused_once_the_fleet_is_known() {
+    let mut table = table();
+    let price = crate::settings::Price { per_segment: Micros(20_000), ..Default::default() };
+    let only = RouteSettings { countries: vec!["TZ".into()], price, unicode: false, ..RouteSettings::default() };
+    set(&mut table, RouteKind::Sim, 1, 8, SmallVec::from_iter([one(1, true, only)]), at(0));
+    let plain = candidate(Priority::Normal, Pin::Any, None);
+    let cases = [
+        (Candidate { to: Msisdn::from_u64(254_712_345_678).unwrap(), ..plain }, "country-not-served"),
+        (Candidate { unicode: true, ..plain }, "unicode-not-served"),
+        (Candidate { sender: Some(1), ..plain }, "sender-not-served"),
+        (Candidate { max_cost: Some(Micros(39_999)), segments: 2, ..plain }, "max-cost"),
+    ];
+    for (asked, code) in cases {
+        assert!(matches!(table.choose(&asked, at(0)), Choice::Unfit { .. }), "others may come: {code}");
+        let later = table.choose(&asked, at(600_000));
+        assert!(matches!(later, Choice::Refuse { code: refused, .. } if refused == code), "{code}: {later:?}");
+    }
+    assert!(matches!(table.choose(&plain, at(600_000)), Choice::Take(..)));
+    table.remove_device(device(1), at(600_000));
+    let dear = Candidate { max_cost: Some(Micros(20_000)), ..plain };
+    assert!(matches!(table.choose(&dear, at(600_001)), Choice::Wait { .. }), "it may come back");
+    online(&mut table, 2, 8, &[(2, true)]);
+    assert!(matches!(table.choose(&cases[0].0, at(600_001)), Choice::Take(..)));
+    assert!(
+        matches!(
+            table.choose(&Candidate { spent: Micros(1), max_cost: Some(Micros::ZERO), ..plain }, at(0)),
+            Choice::Refuse { code: "max-cost", .. }
+        ),
+        "what is spent stays spent"
+    );
+}
+
+#[test]
+fn a_recipients_limit_holds_back_all_but_urgent_messages_until_its_exact_time() {
+    let mut table = table();
+    online(&mut table, 1, 8, &[(1, true)]);
+    let limit = crate::settings::RecipientLimit { messages: 1, window_s: 60 };
+    let routing = TenantRouting { recipient_limit: Some(limit), ..TenantRouting::default() };
+    table.set_tenant(tenant(), Arc::new(routing), at(0));
+    let to = Msisdn::from_u64(TO).unwrap();
+    let charge = table.charge(route(1, 1), tenant(), 1, at(0).unix_ms, to);
+    table.fact(&Fact::Charged { tenant: tenant(), charge }, at(0));
+    let choose = |table: &mut Table, class, now| table.choose(&candidate(class, Pin::Any, None), now);
+    let Choice::Unfit { until_ms } = choose(&mut table, Priority::High, at(1)) else { panic!("it has had one") };
+    assert!((60_000..=61_000).contains(&until_ms), "{until_ms}");
+    assert!(matches!(choose(&mut table, Priority::High, at(until_ms)), Choice::Take(..)));
+    assert!(matches!(choose(&mut table, Priority::Urgent, at(1)), Choice::Take(..)));
+}
+
+#[test]
+fn a_recipient_stays_with_its_sim_and_leaves_it_when_it_is_much_worse() {
+    let mut table = table();
+    for n in 1..=4 {
+        online(&mut table, n, 64, &[(n, true)]);
+    }
+    let to = Msisdn::from_u64(TO).unwrap();
+    let charge = table.charge(route(3, 3), tenant(), 1, at(0).unix_ms, to);
+    table.fact(&Fact::Charged { tenant: tenant(), charge }, at(0));
+    let choose = |table: &mut Table, n: u8| {
+        let message = MessageId::from_bytes([n; 16]);
+        taken(table.choose(&Candidate { message, ..candidate(Priority::Normal, Pin::Any, None) }, at(10))).unwrap()
+    };
+    for n in 0..50 {
+        let (taken, why) = choose(&mut table, n);
+        assert_eq!((taken, why.because), (route(3, 3), Because::Sticky));
+    }
+    for _ in 0..4 {
+        let outcome = Outcome::Failed { class: ErrorClass::Transient };
+        table.fact(&Fact::Outcome { route: route(3, 3), at_ms: at(5).unix_ms, outcome, region: None }, at(5));
+    }
+    for _ in 0..40 {
+        let outcome = Outcome::Undelivered { class: ErrorClass::Transient };
+        table.fact(&Fact::Outcome { route: route(3, 3), at_ms: at(5).unix_ms, outcome, region: None }, at(5));
+    }
+    assert!((0..50).all(|n| choose(&mut table, n).0 != route(3, 3)));
+}
+
+#[test]
+fn a_circuit_lets_one_message_try_and_a_notice_is_given_once() {
+    let mut table = table();
+    online(&mut table, 1, 8, &[(1, true)]);
+    let fact = |table: &mut Table, outcome, now: Now| {
+        table.fact(&Fact::Outcome { route: route(1, 1), at_ms: now.unix_ms, outcome, region: None }, now);
+    };
+    for _ in 0..5 {
+        fact(&mut table, Outcome::Failed { class: ErrorClass::Route }, at(0));
+    }
+    let notices = table.take_notices();
+    assert!(matches!(notices[..], [Notice::Quarantined { .. }]), "{notices:?}");
+    assert_eq!(fill(&mut table, Priority::Normal, Pin::Any, at(0)), [0u8; 0]);
+    let woken = marks(&mut table, at(1_000));
+    assert!(woken.contains(&Marked::Route { tenant: tenant(), route: route(1, 1) }), "{woken:?}");
+    let (probe, why) = taken(table.choose(&candidate(Priority::Normal, Pin::Any, None), at(1_000))).unwrap();
+    assert_eq!(why.because, Because::Probe);
+    reserve(&mut table, probe, at(1_000));
+    assert_eq!(fill(&mut table, Priority::Normal, Pin::Any, at(1_000)), [0u8; 0], "one at a time");
+    for _ in 0..2 {
+        fact(&mut table, Outcome::Sent { took_ms: 10 }, at(1_001));
+    }
+    release(&mut table, probe, at(1_001));
+    assert!(matches!(table.take_notices()[..], [Notice::Recovered { .. }]));
+    assert_eq!(fill(&mut table, Priority::Normal, Pin::Any, at(1_001)).len(), 7);
+}
+
+#[test]
+fn the_cheapest_goes_first_and_a_bundle_is_used_up_before_money() {
+    let mut table = table();
+    let priced = |per_segment, bundle_per_month| {
+        let price = crate::settings::Price { per_segment: Micros(per_segment), bundle_per_month, ..Default::default() };
+        RouteSettings { price, ..RouteSettings::default() }
+    };
+    let sims =
+        [one(1, true, priced(3_000, None)), one(2, true, priced(1_000, None)), one(3, true, priced(9_000, Some(2)))];
+    set(&mut table, RouteKind::Sim, 1, 64, SmallVec::from_iter(sims), at(0));
+    let routing = TenantRouting { default_plan: Some("cheapest".into()), ..TenantRouting::default() };
+    table.set_tenant(tenant(), Arc::new(routing), at(0));
+    let mut order = vec![];
+    for n in 0..4 {
+        let message = MessageId::from_bytes([n; 16]);
+        let asked = Candidate { message, ..candidate(Priority::Normal, Pin::Any, None) };
+        let (chosen, _) = taken(table.choose(&asked, at(0))).unwrap();
+        reserve(&mut table, chosen, at(0));
+        order.push(chosen.sim.to_bytes()[0]);
+    }
+    assert_eq!(order, [3, 3, 2, 2]);
+}
+
+#[test]
+fn weights_share_the_work_among_equals() {
+    let mut table = table();
+    let weighed = |weight| RouteSettings { weight, ..RouteSettings::default() };
+    for (n, weight) in [(1, 100), (2, 100), (3, 100), (4, 25), (5, 0)] {
+        set(&mut table, RouteKind::Sim, n, 64, SmallVec::from_iter([one(n, true, weighed(weight))]), at(0));
+    }
+    let mut counts = [0u32; 6];
+    for n in 0..4_000u64 {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&n.to_be_bytes());
+        let asked = Candidate { message: MessageId::from_bytes(bytes), ..candidate(Priority::Normal, Pin::Any, None) };
+        let (chosen, _) = taken(table.choose(&asked, at(0))).unwrap();
+        counts[usize::from(chosen.sim.to_bytes()[0])] += 1;
+    }
+    assert!(counts[1..=3].iter().all(|count| (900..1_600).contains(count)), "{counts:?}");
+    assert!((100..600).contains(&counts[4]), "{counts:?}");
+    assert!(counts[5] == 0, "{counts:?}");
 }

@@ -6,10 +6,8 @@ mod log;
 mod make;
 
 use super::*;
-use crate::fact::{Fact, Outcome};
 use crate::table::blocks::{State, View, kind};
 use crate::table::sets::means;
-use flotilla_protocol::wire::ErrorClass;
 use log::Log;
 use make::{Random, World};
 
