@@ -420,3 +420,85 @@ fn weights_share_the_work_among_equals() {
     assert!((100..600).contains(&counts[4]), "{counts:?}");
     assert!(counts[5] == 0, "{counts:?}");
 }
+
+#[test]
+fn where_weights_learn_the_route_that_delivers_to_the_country_gets_most_and_the_other_is_tried() {
+    let mut table = table();
+    for n in 1..=2 {
+        online(&mut table, n, 64, &[(n, true)]);
+    }
+    let region = Msisdn::from_u64(TO).unwrap().region();
+    for n in 0..40 {
+        let delivered = Outcome::Delivered { took_ms: 1_000 };
+        let failed = Outcome::Undelivered { class: ErrorClass::Transient };
+        for (one, outcome) in
+            [(1, if n % 4 == 0 { failed } else { delivered }), (2, if n % 4 == 0 { delivered } else { failed })]
+        {
+            table.fact(&Fact::Outcome { route: route(one, one), at_ms: at(0).unix_ms, outcome, region }, at(0));
+        }
+    }
+    let routing = TenantRouting { learn: true, ..TenantRouting::default() };
+    table.set_tenant(tenant(), Arc::new(routing), at(0));
+    let mut first = 0;
+    for n in 0..200u8 {
+        let asked =
+            Candidate { message: MessageId::from_bytes([n; 16]), ..candidate(Priority::Normal, Pin::Any, None) };
+        let (chosen, why) = taken(table.choose(&asked, at(600_000))).unwrap();
+        assert_eq!(why.because, Because::Learned);
+        first += u32::from(chosen == route(1, 1));
+    }
+    assert!((150..=200).contains(&first), "{first}");
+}
+
+#[test]
+fn a_budget_is_warned_of_once_spent_once_and_stops_only_what_costs_something() {
+    let mut table = table();
+    let price = crate::settings::Price { per_segment: Micros(400), ..Default::default() };
+    let priced = RouteSettings { price, ..RouteSettings::default() };
+    set(&mut table, RouteKind::Sim, 1, 8, SmallVec::from_iter([one(1, true, priced)]), at(0));
+    let budget = crate::settings::Budget { per_month: Micros(1_000), stop: true, warn_percent: 40 };
+    let routing = TenantRouting { budget: Some(budget), ..TenantRouting::default() };
+    table.set_tenant(tenant(), Arc::new(routing), at(0));
+    let to = Msisdn::from_u64(TO).unwrap();
+    let plain = candidate(Priority::Normal, Pin::Any, None);
+    for n in 1..=2 {
+        assert!(matches!(table.choose(&plain, at(n)), Choice::Take(..)));
+        let charge = table.charge(route(1, 1), tenant(), 1, at(n).unix_ms, to);
+        assert_eq!(charge.cost, Micros(400));
+        table.fact(&Fact::Charged { tenant: tenant(), charge }, at(n));
+    }
+    let notices = table.take_notices();
+    assert!(matches!(notices[..], [Notice::BudgetWarned { cost: Micros(400), .. }]), "{notices:?}");
+    assert!(matches!(table.choose(&plain, at(3)), Choice::Wait { .. }), "1,200 would be too much");
+    online(&mut table, 2, 8, &[(2, true)]);
+    let free = (0..20).map(|n| Candidate { message: MessageId::from_bytes([n; 16]), ..plain });
+    assert!(free.into_iter().all(|asked| taken(table.choose(&asked, at(3))).unwrap().0 == route(2, 2)));
+    let charge = Charge { cost: Micros(200), ..table.charge(route(1, 1), tenant(), 1, at(4).unix_ms, to) };
+    table.fact(&Fact::Charged { tenant: tenant(), charge }, at(4));
+    table.fact(&Fact::Charged { tenant: tenant(), charge }, at(4));
+    let notices = table.take_notices();
+    assert!(matches!(notices[..], [Notice::BudgetSpent { stopped: true, .. }]), "{notices:?}");
+}
+
+#[test]
+fn the_stages_of_a_warm_up_are_told_as_they_come() {
+    let mut table = table();
+    let warm_up = Some(crate::settings::WarmUp { per_day: vec![1, 2] });
+    let fresh = RouteSettings { warm_up, ..RouteSettings::default() };
+    set(&mut table, RouteKind::Sim, 1, 8, SmallVec::from_iter([one(1, true, fresh)]), at(0));
+    let to = Msisdn::from_u64(TO).unwrap();
+    let mut stages = vec![];
+    for day in 0..4 {
+        let now = at(day * 86_400_000);
+        marks(&mut table, now);
+        let charge = table.charge(route(1, 1), tenant(), 1, now.unix_ms, to);
+        table.fact(&Fact::Charged { tenant: tenant(), charge }, now);
+        stages.extend(table.take_notices().into_iter().map(|notice| match notice {
+            Notice::WarmUp { stage, .. } => (day, stage),
+            other => panic!("{other:?}"),
+        }));
+        let open = matches!(table.choose(&candidate(Priority::Normal, Pin::Any, None), now), Choice::Take(..));
+        assert_eq!(open, day > 0, "one segment on the first day, two on the next, and then no limit");
+    }
+    assert_eq!(stages, [(1, Some(1)), (2, None)]);
+}

@@ -16,6 +16,9 @@ struct Left {
     cost: u64,
 }
 
+/// Whether a tenant's segments on a route count in a scope.
+type Belongs = Box<dyn Fn((TenantId, Route)) -> bool>;
+
 #[derive(Default)]
 pub(super) struct Log(Vec<Left>);
 
@@ -130,7 +133,7 @@ impl Log {
         routing: &'a TenantRouting,
         route: Route,
         tenant: TenantId,
-    ) -> [(&'a Limits, Box<dyn Fn((TenantId, Route)) -> bool>); 3] {
+    ) -> [(&'a Limits, Belongs); 3] {
         [
             (&settings.limits, Box::new(move |(_, of)| of == route)),
             (&settings.device_limits, Box::new(move |(_, of)| of.device == route.device)),
