@@ -1,5 +1,5 @@
 //! The choice. Steps of the plan in order; in a step two routes with room are drawn by the message's number, and the better
-//! one is taken. Where neither suits this message, two more are drawn, then a few are looked through.
+//! one is taken. Where neither suits this message, two more are drawn, then a few are looked through, others with each try.
 //!
 //! A step whose routes are all away, out of budget or resting is passed over at once. One whose routes are only busy keeps
 //! the message until its patience is over.
@@ -280,7 +280,10 @@ impl<'a> Search<'a> {
             best = self.best_of(rooms, [third, self.other(seed::mix(number ^ 2), third, count)]);
         }
         if best.is_none() && count > 2 {
-            let scanned = (0..count.min(SCAN_MAX)).map(|n| rooms[(first + n) % count]);
+            // Each time it is tried again the next ones are looked through: all have been after some tries.
+            let tries = (self.view.now.mono_ms / RETRY_MS) as usize;
+            let begin = first.wrapping_add(tries.wrapping_mul(SCAN_MAX)) % count;
+            let scanned = (0..count.min(SCAN_MAX)).map(|n| rooms[(begin + n) % count]);
             best = scanned.into_iter().find_map(|key| self.consider(key)).map(|drawn| (drawn, Compared::Score));
         }
         match (sticky, best) {

@@ -502,3 +502,40 @@ fn the_stages_of_a_warm_up_are_told_as_they_come() {
     }
     assert_eq!(stages, [(1, Some(1)), (2, None)]);
 }
+
+/// One route of very many suits: it is found after so many tries as it takes to look through all of them.
+#[test]
+fn the_one_route_to_a_country_is_found_among_many() {
+    let mut table = table();
+    let to = |country: &str| RouteSettings { countries: vec![country.into()], ..RouteSettings::default() };
+    let many = 500u16;
+    for n in 0..many {
+        let bytes = |tag: u8| {
+            let mut bytes = [tag; 16];
+            bytes[..2].copy_from_slice(&n.to_be_bytes());
+            bytes
+        };
+        let settings = to(if n == 123 { "TZ" } else { "KE" });
+        let sim =
+            RouteSim { slot: 0, sim: SimId::from_bytes(bytes(9)), depth: 1, ready: true, settings: settings.into() };
+        let device = DeviceId::from_bytes(bytes(8));
+        let (kind, sims) = (RouteKind::Sim, [sim].into_iter().collect());
+        let online = RouteDevice { kind, device, tenant: tenant(), window: 4, accepts_work: true, sims };
+        table.set_device(online, at(0));
+    }
+    let tries_max = usize::from(many).div_ceil(64) + 1;
+    for message in 0..20u8 {
+        let candidate =
+            Candidate { message: MessageId::from_bytes([message; 16]), ..candidate(Priority::Normal, Pin::Any, None) };
+        let mut now = at(0);
+        let found = (0..tries_max).find_map(|_| match table.choose(&candidate, now) {
+            Choice::Take(route, _) => Some(route),
+            Choice::Unfit { until_ms } => {
+                now = at(until_ms);
+                None
+            }
+            other => panic!("{other:?}"),
+        });
+        assert!(found.is_some(), "message {message} has not found its route");
+    }
+}
