@@ -262,9 +262,9 @@ fn inbound(reports: &Reports, parts: &Parts<'_>) -> Option<Inbound> {
 
 fn read(reports: &Reports, request: &Callback) -> CallbackReply {
     let json = kit::json(&request.body);
-    let mut fields = pairs(request.url.query().unwrap_or_default().as_bytes());
-    if json.is_none() {
-        fields.extend(pairs(&request.body));
+    let mut fields = if json.is_none() { pairs(&request.body) } else { Vec::new() };
+    if !reports.body_is_signed() {
+        fields.extend(pairs(request.url.query().unwrap_or_default().as_bytes()));
     }
     let mut reply = CallbackReply::default();
     let mut take = |json: Option<&Value>| {

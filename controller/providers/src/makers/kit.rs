@@ -347,14 +347,15 @@ pub(crate) fn refusal_of(maker: &str, table: Table, code: &str, otherwise: Error
 /// What an HTTP status means for a message that was submitted, when the answer says no more that we know.
 ///
 /// Below 500 nothing was taken: the maker has read the request and refused it. From 500 on it may have been taken, and so it
-/// may after a success that cannot be read. A bad request is the route's fault, not the number's: another route may well do.
+/// may after a success that cannot be read, and after the redirects that many programs answer with when a form's work is done
+/// (302, 303). A bad request is the route's fault, not the number's: another route may well do.
 pub(crate) fn by_status(maker: &str, answer: &Answer) -> Submitted {
     let status = answer.status;
     let (class, text) = match status.as_u16() {
         401 | 403 => (ErrorClass::Route, "the account's credentials or rights are refused"),
         402 => (ErrorClass::Route, "the account has no credit"),
         408 | 425 | 429 => (ErrorClass::Transient, "too many requests or too slow"),
-        300..=399 => (ErrorClass::Route, "the address has moved; set `base_url` of the account"),
+        300 | 301 | 304..=399 => (ErrorClass::Route, "the address has moved; set `base_url` of the account"),
         400..=499 => (ErrorClass::Route, "the request is refused"),
         _ => return unclear(answer),
     };
@@ -363,7 +364,11 @@ pub(crate) fn by_status(maker: &str, answer: &Answer) -> Submitted {
 
 /// It may have been taken.
 pub(crate) fn unclear(answer: &Answer) -> Submitted {
-    let what = if answer.status.is_success() { "an answer that cannot be read" } else { "an error after the request" };
+    let what = match answer.status {
+        status if status.is_success() => "an answer that cannot be read",
+        status if status.is_redirection() => "a redirect, perhaps after its work; check `base_url` of the account",
+        _ => "an error after the request",
+    };
     Submitted::Unclear(format!("HTTP {}: {what}", answer.status.as_u16()).into())
 }
 

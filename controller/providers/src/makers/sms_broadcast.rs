@@ -89,9 +89,13 @@ fn bad(reason: &str) -> crate::maker::Refusal {
     refusal(NAME, Route, "bad", "the message is refused", None)
 }
 
-/// The maker gives none: the same message again is the same id.
-fn inbound_id(from: &str, to: &str, text: &str, reference: &str) -> Box<str> {
-    sha256_hex(format!("{from}\n{to}\n{reference}\n{text}").as_bytes())[..32].into()
+/// Repetitions of a request come within minutes; after a quarter of an hour the same words are another message.
+const REPEATED_WITHIN_MS: u64 = 15 * 60_000;
+
+/// The maker gives none: the same message again, at about the same time, is the same id. People do answer `YES` twice.
+fn inbound_id(from: &str, to: &str, text: &str, reference: &str, now_ms: u64) -> Box<str> {
+    let quarter = now_ms / REPEATED_WITHIN_MS;
+    sha256_hex(format!("{from}\n{to}\n{reference}\n{quarter}\n{text}").as_bytes())[..32].into()
 }
 
 impl Maker for SmsBroadcast {
@@ -129,7 +133,7 @@ impl Maker for SmsBroadcast {
         batch.iter().map(|message| result(&lines, message, answer)).collect()
     }
 
-    fn callback(&self, account: &Account, request: &Callback, _now_ms: u64) -> Result<CallbackReply, CallbackError> {
+    fn callback(&self, account: &Account, request: &Callback, now_ms: u64) -> Result<CallbackReply, CallbackError> {
         unsigned_allowed(account)?;
         let mut pairs = pairs(request.url.query().unwrap_or_default().as_bytes());
         pairs.extend(super::kit::pairs(&request.body));
@@ -153,7 +157,7 @@ impl Maker for SmsBroadcast {
             return Err(CallbackError::Malformed("neither a report nor a message"));
         };
         let to = value_of(&pairs, "to").unwrap_or_default();
-        let id = inbound_id(from, to, text, value_of(&pairs, "ref").unwrap_or_default());
+        let id = inbound_id(from, to, text, value_of(&pairs, "ref").unwrap_or_default(), now_ms);
         reply.inbound.push(Inbound { id, from: from.into(), to: to.into(), text: text.into(), at_ms: None });
         Ok(reply)
     }

@@ -277,8 +277,12 @@ impl Reports {
     /// Whether our reference may be taken from the address. One reference says nothing of a list of reports; and a signature over
     /// the body does not cover the address, so what the body has goes first.
     pub(super) fn address_counts(&self) -> bool {
-        let body_signed = matches!(self.signature, Signature::Hmac { .. } | Signature::StandardWebhooks { .. });
-        self.each.is_none() && (!body_signed || (self.id.is_none() && self.reference.is_none()))
+        self.each.is_none() && (!self.body_is_signed() || (self.id.is_none() && self.reference.is_none()))
+    }
+
+    /// The signature is over the body: what stands in the address says nothing then.
+    pub(super) fn body_is_signed(&self) -> bool {
+        matches!(self.signature, Signature::Hmac { .. } | Signature::StandardWebhooks { .. })
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -85,6 +85,18 @@ fn a_repeated_message_has_the_same_id() {
     assert_eq!(first.id.len(), 32);
 }
 
+/// Rows take an id once: the second answer would be lost.
+#[test]
+fn the_same_words_on_another_day_are_another_message() {
+    let query = "to=61400333444&from=61400111222&message=YES&ref=112233";
+    let at = |now_ms| {
+        let request = callback(Method::GET, &format!("{CALLBACK}?{query}"), &[], b"");
+        MAKER.callback(&account(), &request, now_ms).unwrap().inbound.remove(0).id
+    };
+    assert_eq!(at(900_000_000), at(900_000_000 + 60_000), "repeated a minute later");
+    assert_ne!(at(900_000_000), at(900_000_000 + 86_400_000));
+}
+
 #[test]
 fn the_balance_is_read_and_a_refusal_is_seen() {
     let call = MAKER.balance(&account(), 0).unwrap().unwrap();

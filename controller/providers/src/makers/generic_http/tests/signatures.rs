@@ -91,6 +91,25 @@ fn an_address_that_is_not_signed_names_no_message() {
 }
 
 #[test]
+fn what_the_signature_does_not_cover_says_nothing() {
+    let settings = json!({
+        "request": {"method": "GET", "url": "https://x.example/"},
+        "callback": {"id": "id", "state": "s", "states": {"delivered": ["D"], "permanent": ["F"]}, "signature":
+            {"kind": "hmac", "algorithm": "sha256", "encoding": "hex", "header": "x-signature", "secret": "callback_secret"}},
+    });
+    let account = Account { unsigned_callbacks: false, ..with(&settings) };
+    let call = |query: &str, body: &str| {
+        let tag = HEXLOWER.encode(hmac_of(hmac::HMAC_SHA256, KEY.as_bytes(), body.as_bytes()).as_ref());
+        let url = format!("{CALLBACK}?{query}");
+        MAKER.callback(&account, &callback(Method::POST, &url, &[("x-signature", &tag)], body.as_bytes()), NOW_MS)
+    };
+    let receipt = call("id=8&s=F", "id=9&s=D").unwrap().receipts.remove(0);
+    assert_eq!((receipt.id.as_deref(), receipt.state), (Some("9"), ReceiptState::Delivered));
+    assert!(matches!(call("id=8&s=F", "other=1"), Err(CallbackError::Malformed(_))));
+    assert_eq!(call("id=8&s=F", ""), Err(CallbackError::Signature), "the signature of nothing fits every address");
+}
+
+#[test]
 fn an_hmac_is_the_one_of_rfc_4231() {
     // Test case 2: key "Jefe", data "what do ya want for nothing?".
     let tag = hmac_of(hmac::HMAC_SHA256, b"Jefe", b"what do ya want for nothing?");
