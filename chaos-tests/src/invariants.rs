@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::client::Listed;
 use crate::promises::Promises;
-use crate::radio_log::{HandOver, Received};
+use crate::radio_log::{HandOver, Received, Refused};
 
 const FINAL_STATES: [&str; 4] = ["delivered", "failed", "expired", "cancelled"];
 
@@ -32,6 +32,12 @@ pub enum Violation {
     InboundTwice { device: String, from: String, times: usize },
     /// A client had no answer, or a wrong one, after all its repeats.
     NotAnswered { detail: String },
+    /// A number or text that was refused for good went out again.
+    PermanentRetried { message: String, attempts: Vec<u16> },
+    /// More segments in a minute than its limit.
+    OverBudget { route: String, from_ms: u64, segments: u32, limit: u32 },
+    /// A report that its provider has not signed was taken.
+    ForgedReportTaken { times: u64 },
     /// The aggregates and a count over the store differ.
     Miscounted { counter: String, aggregates: u64, store: u64 },
 }
@@ -76,7 +82,7 @@ pub fn nothing_is_sent_twice(hand_overs: &[HandOver]) -> Vec<Violation> {
         for (attempt, times) in attempts.iter().filter(|(_, times)| times.len() > 1) {
             violations.push(Violation::AttemptSentTwice { message: message(), attempt: *attempt, times: times.len() });
         }
-        let on_air = attempts.iter().filter(|(_, times)| times.iter().any(|h| !h.refused));
+        let on_air = attempts.iter().filter(|(_, times)| times.iter().any(|h| h.may_arrive()));
         let on_air: Vec<u16> = on_air.map(|(attempt, _)| *attempt).collect();
         if on_air.len() > 1 {
             violations.push(Violation::MessageSentTwice { message: message(), attempts: on_air });
@@ -85,9 +91,56 @@ pub fn nothing_is_sent_twice(hand_overs: &[HandOver]) -> Vec<Violation> {
     violations
 }
 
+/// What was refused for good is not tried again, anywhere.
+pub fn nothing_permanent_is_retried(hand_overs: &[HandOver]) -> Vec<Violation> {
+    let mut refused: BTreeMap<&str, u16> = BTreeMap::new();
+    for one in hand_overs.iter().filter(|one| one.refused == Some(Refused::Permanent)) {
+        let first = refused.entry(&one.message).or_insert(one.attempt);
+        *first = one.attempt.min(*first);
+    }
+    let mut retried: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
+    for one in hand_overs {
+        if refused.get(&*one.message).is_some_and(|first| one.attempt > *first) {
+            retried.entry(&one.message).or_default().push(one.attempt);
+        }
+    }
+    retried
+        .into_iter()
+        .map(|(message, attempts)| Violation::PermanentRetried { message: message.to_owned(), attempts })
+        .collect()
+}
+
+/// In no 60 seconds more segments went out on a route than its limit. What was refused did not go out.
+pub fn budgets_are_kept(hand_overs: &[HandOver], per_minute: &BTreeMap<(String, u8), u32>) -> Vec<Violation> {
+    const WINDOW_MS: u64 = 60_000;
+    let mut by_route: BTreeMap<(&str, u8), Vec<(u64, u32)>> = BTreeMap::new();
+    for one in hand_overs.iter().filter(|one| one.refused.is_none()) {
+        by_route.entry((&one.device, one.slot)).or_default().push((one.at_ms, u32::from(one.segments)));
+    }
+    let mut violations = Vec::new();
+    for ((device, slot), mut sent) in by_route {
+        let Some(limit) = per_minute.get(&(device.to_owned(), slot)).copied() else { continue };
+        sent.sort_unstable();
+        let (mut first, mut segments) = (0, 0);
+        for last in 0..sent.len() {
+            segments += sent[last].1;
+            while sent[last].0 - sent[first].0 >= WINDOW_MS {
+                segments -= sent[first].1;
+                first += 1;
+            }
+            if segments > limit {
+                let (route, from_ms) = (format!("{device}:{slot}"), sent[first].0);
+                violations.push(Violation::OverBudget { route, from_ms, segments, limit });
+                break;
+            }
+        }
+    }
+    violations
+}
+
 /// Whatever is delivered was in a radio's hands.
 pub fn deliveries_are_real(listed: &[Listed], hand_overs: &[HandOver]) -> Vec<Violation> {
-    let sent: HashSet<&str> = hand_overs.iter().filter(|h| !h.refused).map(|h| h.message.as_str()).collect();
+    let sent: HashSet<&str> = hand_overs.iter().filter(|h| h.refused.is_none()).map(|h| h.message.as_str()).collect();
     listed
         .iter()
         .filter(|m| m.state == "delivered" && !sent.contains(m.id.as_str()))
@@ -138,7 +191,16 @@ mod tests {
     }
 
     fn handed(message: &str, attempt: u16) -> HandOver {
-        HandOver { message: message.into(), attempt, refused: false }
+        HandOver {
+            at_ms: 0,
+            device: "d".into(),
+            slot: 0,
+            message: message.into(),
+            attempt,
+            segments: 1,
+            refused: None,
+            gave_up: false,
+        }
     }
 
     #[test]
@@ -157,7 +219,7 @@ mod tests {
 
     #[test]
     fn repeats_on_the_air_are_seen() {
-        let refused = HandOver { refused: true, ..handed("c", 2) };
+        let refused = HandOver { refused: Some(Refused::Route), ..handed("c", 2) };
         let all = [handed("a", 1), handed("a", 1), handed("b", 1), handed("b", 2), refused, handed("c", 3)];
         let seen = nothing_is_sent_twice(&all);
         assert_eq!(
@@ -167,6 +229,30 @@ mod tests {
                 Violation::MessageSentTwice { message: "b".into(), attempts: vec![1, 2] },
             ]
         );
+    }
+
+    #[test]
+    fn retries_of_what_can_never_arrive_are_seen() {
+        let refused = |attempt| HandOver { refused: Some(Refused::Permanent), ..handed("a", attempt) };
+        let busy = HandOver { refused: Some(Refused::Transient), ..handed("b", 1) };
+        assert_eq!(nothing_permanent_is_retried(&[handed("a", 1), refused(2), busy.clone(), handed("b", 2)]), []);
+        assert_eq!(
+            nothing_permanent_is_retried(&[handed("a", 2), refused(1), busy, handed("b", 2)]),
+            [Violation::PermanentRetried { message: "a".into(), attempts: vec![2] }]
+        );
+    }
+
+    #[test]
+    fn a_minute_over_its_limit_is_seen() {
+        let limits = BTreeMap::from([(("d".to_owned(), 0), 3)]);
+        let at = |at_ms, segments| HandOver { at_ms, segments, ..handed("a", 1) };
+        let refused = HandOver { refused: Some(Refused::Route), ..at(30_000, 9) };
+        assert_eq!(budgets_are_kept(&[at(60_000, 1), at(0, 1), at(59_999, 2), refused], &limits), []);
+        assert_eq!(
+            budgets_are_kept(&[at(59_999, 1), at(0, 1), at(10, 2)], &limits),
+            [Violation::OverBudget { route: "d:0".into(), from_ms: 0, segments: 4, limit: 3 }]
+        );
+        assert_eq!(budgets_are_kept(&[HandOver { slot: 1, ..at(0, 200) }], &limits), []);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! they received.
 //!
 //! One line each, written with one system call before the hand-over counts as done, so that it survives `kill -9`:
-//! `unix_ms device message attempt slot segments outcome`, separated by spaces, the outcome being `sent`, `failed`,
-//! `unknown` or `crashed`. A received message has a line `unix_ms device inbound sender slot` once the outbox has it.
+//! `unix_ms device message attempt slot segments outcome`, separated by spaces, the outcome being `sent`, `unknown`, `crashed`,
+//! or the class of the error with which the network refused it: `permanent`, `route`, `transient`. A received message has a line `unix_ms device inbound sender slot` once the outbox has it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -197,13 +197,13 @@ impl SimulatedRadio {
                 return;
             }
             () if strikes(profile.permanent) => {
-                ("failed", failed(error(ErrorClass::Permanent, ErrorDomain::Cms, 1, "unassigned number")))
+                ("permanent", failed(error(ErrorClass::Permanent, ErrorDomain::Cms, 1, "unassigned number")))
             }
             () if strikes(profile.route) => {
-                ("failed", failed(error(ErrorClass::Route, ErrorDomain::Cms, 8, "operator determined barring")))
+                ("route", failed(error(ErrorClass::Route, ErrorDomain::Cms, 8, "operator determined barring")))
             }
             () if strikes(profile.transient) => {
-                ("failed", failed(error(ErrorClass::Transient, ErrorDomain::Cms, 42, "congestion")))
+                ("transient", failed(error(ErrorClass::Transient, ErrorDomain::Cms, 42, "congestion")))
             }
             () if strikes(profile.unknown) => ("unknown", SendOutcome::Unknown),
             () => ("sent", SendOutcome::Sent { segments, references: Vec::new() }),
