@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Pause before a request is repeated; the answer's `Retry-After` is coarser than a test wants.
@@ -102,6 +103,17 @@ impl Client {
         self.insist(Method::GET, "/readyz", None, None, Instant::now() + within).await.map(drop)
     }
 
+    /// Replaces a document whatever its version is.
+    pub async fn put_any(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self.http.put(format!("{}{path}", self.url)).bearer_auth(&self.key).header("if-match", "*");
+        let answer = request.json(body).send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        if !status.is_success() {
+            bail!("PUT {path} answered {status}: {text}");
+        }
+        Ok(serde_json::from_str(&text)?)
+    }
+
     /// Sends one text to some recipients and gives the ids that were promised.
     pub async fn send(
         &self,
@@ -111,19 +123,28 @@ impl Client {
         key: &str,
         until: Instant,
     ) -> anyhow::Result<Vec<String>> {
-        let body = json!({ "to": to, "text": text, "valid_for_s": valid_for_s });
-        let answer = self.insist(Method::POST, "/v1/messages", Some(&body), Some(key), until).await?;
+        self.send_body(&json!({ "to": to, "text": text, "valid_for_s": valid_for_s }), key, until).await
+    }
+
+    /// The same for any request.
+    pub async fn send_body(&self, body: &Value, key: &str, until: Instant) -> anyhow::Result<Vec<String>> {
+        let answer = self.insist(Method::POST, "/v1/messages", Some(body), Some(key), until).await?;
         let ids = answer["messages"].as_array().context("no messages in the answer")?;
         ids.iter().map(|m| Ok(m["id"].as_str().context("a message without id")?.to_owned())).collect()
     }
 
     /// Every message of the tenant, page by page.
     pub async fn list_all(&self) -> anyhow::Result<Vec<Listed>> {
+        self.list_all_as().await
+    }
+
+    /// The same, as much of each as is wanted.
+    pub async fn list_all_as<T: DeserializeOwned>(&self) -> anyhow::Result<Vec<T>> {
         let (mut all, mut path) = (Vec::new(), "/v1/messages?limit=500".to_owned());
         loop {
             let until = Instant::now() + Duration::from_secs(60);
             let mut page = self.insist(Method::GET, &path, None, None, until).await?;
-            let items: Vec<Listed> = serde_json::from_value(page["items"].take()).context("reading a page")?;
+            let items: Vec<T> = serde_json::from_value(page["items"].take()).context("reading a page")?;
             all.extend(items);
             let Some(cursor) = page["next"].as_str() else { return Ok(all) };
             path = format!("/v1/messages?limit=500&cursor={cursor}");

@@ -36,6 +36,8 @@ pub enum Violation {
     PermanentRetried { message: String, attempts: Vec<u16> },
     /// More segments in a minute than its limit.
     OverBudget { route: String, from_ms: u64, segments: u32, limit: u32 },
+    /// It ended long after its validity.
+    EndedLate { message: String, state: String },
     /// A report that its provider has not signed was taken.
     ForgedReportTaken { times: u64 },
     /// The aggregates and a count over the store differ.

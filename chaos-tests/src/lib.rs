@@ -3,7 +3,7 @@
 //! A scenario runs a controller and fleets as processes of their own, kills them without warning while clients send, and
 //! keeps two histories that no fault can touch: what clients were promised (`promises`) and what radios were handed
 //! (`radio_log`) and providers have taken (`provider_server`). `invariants` compares both with what the installation says afterwards. `scenario` does so with a single
-//! controller, `cluster` with three of them, etcd and PostgreSQL.
+//! controller, `cluster` with three of them, etcd and PostgreSQL; `routing` with SIMs of mixed health and providers that misbehave.
 //!
 //! Beside it, `sim` runs a whole cluster in one thread and virtual time.
 
@@ -14,6 +14,7 @@ pub mod process;
 pub mod promises;
 pub mod provider_server;
 pub mod radio_log;
+pub mod routing;
 pub mod scenario;
 pub mod sim;
 pub mod speed;

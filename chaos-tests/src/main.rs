@@ -1,9 +1,13 @@
 //! `cargo run -p chaos-tests -- real`: the scenario of `scenario.rs` at any size, from the command line.
 //! `cargo run -p chaos-tests -- cluster`: three controllers with etcd and PostgreSQL.
+//! `cargo run -p chaos-tests -- routing`: devices of mixed health and providers that misbehave.
+//! `cargo run -p chaos-tests -- provider`: one of those providers alone.
 //! `cargo run -p chaos-tests -- sim`: seeds of the simulation, or the whole story of one.
 //! `cargo run -p chaos-tests -- speed`: one controller and three of them, by turns.
 
 mod cluster_command;
+mod provider_command;
+mod routing_command;
 mod sim_command;
 mod speed_command;
 
@@ -25,6 +29,11 @@ enum Command {
     Real(Real),
     /// Break a whole cluster under load and check every invariant, or measure its failovers
     Cluster(cluster_command::Cluster),
+    /// Let devices of mixed health and providers that misbehave fail under load, check every promise, and tell where messages
+    /// went
+    Routing(routing_command::Routing),
+    /// Play an online provider that misbehaves, until the end
+    Provider(provider_command::Provider),
     /// Run a cluster in virtual time, with faults drawn from seeds, and check every invariant
     Sim(sim_command::Sim),
     /// Compare three controllers over PostgreSQL with a single one, by turns; or measure how one kind grows
@@ -62,6 +71,8 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Real(real) => tokio::runtime::Runtime::new()?.block_on(run_real(real)),
         Command::Cluster(cluster) => tokio::runtime::Runtime::new()?.block_on(cluster_command::run(cluster)),
+        Command::Routing(routing) => tokio::runtime::Runtime::new()?.block_on(routing_command::run(routing)),
+        Command::Provider(provider) => tokio::runtime::Runtime::new()?.block_on(provider_command::run(provider)),
         // Outside of any runtime: the simulation is one thread and waits for nobody.
         Command::Sim(sim) => sim_command::run(&sim),
         Command::Speed(speed) => tokio::runtime::Runtime::new()?.block_on(speed_command::run(speed)),

@@ -339,15 +339,15 @@ impl Site {
     }
 }
 
-fn path(path: &Path) -> anyhow::Result<&str> {
+pub(crate) fn path(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("the folder's name is not UTF-8")
 }
 
-fn free_tcp_address() -> anyhow::Result<String> {
+pub(crate) fn free_tcp_address() -> anyhow::Result<String> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
-fn free_udp_address() -> anyhow::Result<String> {
+pub(crate) fn free_udp_address() -> anyhow::Result<String> {
     // The controller takes the same port for TCP.
     loop {
         let address = std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
