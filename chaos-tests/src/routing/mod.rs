@@ -66,13 +66,26 @@ pub(crate) struct Told {
     pub device: Option<String>,
     #[serde(default)]
     pub provider: Option<String>,
-    pub accepted_at: jiff::Timestamp,
-    pub expires_at: jiff::Timestamp,
+    pub accepted_at: Moment,
+    pub expires_at: Moment,
     #[serde(default)]
-    pub sent_at: Option<jiff::Timestamp>,
-    pub updated_at: jiff::Timestamp,
+    pub sent_at: Option<Moment>,
+    pub updated_at: Moment,
     #[serde(default)]
     pub error: Option<ToldError>,
+}
+
+/// Unix milliseconds; in JSON an RFC 3339 time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Moment(pub u64);
+
+impl TryFrom<String> for Moment {
+    type Error = jiff::Error;
+
+    fn try_from(text: String) -> Result<Self, jiff::Error> {
+        Ok(Self(text.parse::<jiff::Timestamp>()?.as_millisecond().unsigned_abs()))
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -85,7 +98,7 @@ const RECIPIENTS_PER_REQUEST: usize = 10;
 const SENDERS: usize = 8;
 const REQUEST_DEADLINE: Duration = Duration::from_secs(120);
 /// Behind a message's validity, for the controller to see that it has ended.
-const END_LATE_MS: i64 = 15_000;
+const END_LATE_MS: u64 = 15_000;
 
 pub async fn run(options: &Options) -> anyhow::Result<Outcome> {
     let start = Instant::now();
@@ -137,10 +150,8 @@ async fn check(
 
 /// A message that is sent may still be delivered later; one that is not has ended with its validity.
 fn ends_in_time(told: &[Told]) -> impl Iterator<Item = Violation> {
-    let late = told.iter().filter(|one| {
-        let expires_ms = one.expires_at.as_millisecond();
-        one.state != "delivered" && one.updated_at.as_millisecond() > expires_ms + END_LATE_MS
-    });
+    let is_late = |one: &&Told| one.state != "delivered" && one.updated_at.0 > one.expires_at.0 + END_LATE_MS;
+    let late = told.iter().filter(is_late);
     late.map(|one| Violation::EndedLate { message: one.id.clone(), state: one.state.clone() })
 }
 
@@ -205,8 +216,8 @@ pub(crate) fn count<T: Ord>(items: impl Iterator<Item = T>) -> BTreeMap<T, usize
 mod tests {
     use super::*;
 
-    fn told(state: &str, updated_s: i64) -> Told {
-        let at = |s: i64| jiff::Timestamp::from_second(s).unwrap();
+    fn told(state: &str, updated_s: u64) -> Told {
+        let at = |s: u64| Moment(s * 1_000);
         Told {
             id: format!("{state}{updated_s}"),
             state: state.into(),

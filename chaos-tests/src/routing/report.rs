@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::faults::{Fault, What};
 use super::site::Site;
-use super::{Told, count};
+use super::{Moment, Told, count};
 use crate::client::Client;
 use crate::provider_server::Seen;
 use crate::radio_log::{HandOver, Refused};
@@ -59,7 +59,7 @@ struct Traced {
 
 #[derive(Debug, Clone, Deserialize)]
 struct TraceStep {
-    at: jiff::Timestamp,
+    at: Moment,
     state: String,
     attempt: u16,
     #[serde(default)]
@@ -74,7 +74,7 @@ impl TraceStep {
     }
 
     fn at_ms(&self) -> u64 {
-        self.at.as_millisecond().unsigned_abs()
+        self.at.0
     }
 }
 
@@ -173,10 +173,9 @@ fn hit(trace: &[TraceStep], fault: &Fault) -> Option<Option<u64>> {
 /// Its only attempt was on what failed.
 fn stayed(one: &Told, fault: &Fault) -> bool {
     let route = one.device.as_ref().or(one.provider.as_ref());
-    let ms = |at: jiff::Timestamp| at.as_millisecond().unsigned_abs();
     let meant = one.attempts == 1 && route.is_some_and(|route| fault.routes.contains(route));
-    let waited = one.sent_at.is_none_or(|sent| ms(sent) > fault.to_ms);
-    meant && waited && one.state != "failed" && ms(one.accepted_at) < fault.from_ms && ms(one.updated_at) > fault.from_ms
+    let waited = one.sent_at.is_none_or(|sent| sent.0 > fault.to_ms);
+    meant && waited && one.state != "failed" && one.accepted_at.0 < fault.from_ms && one.updated_at.0 > fault.from_ms
 }
 
 /// The value below which so many percent are, of sorted ones.
@@ -231,9 +230,8 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    fn step(at_ms: i64, state: &str, attempt: u16, device: &str) -> TraceStep {
-        let at = jiff::Timestamp::from_millisecond(at_ms).unwrap();
-        TraceStep { at, state: state.into(), attempt, device: Some(device.into()), provider: None }
+    fn step(at_ms: u64, state: &str, attempt: u16, device: &str) -> TraceStep {
+        TraceStep { at: Moment(at_ms), state: state.into(), attempt, device: Some(device.into()), provider: None }
     }
 
     #[test]
