@@ -1,4 +1,8 @@
-//! `demo`: a controller with a tenant, a key and a fleet of simulated gateways in a second process.
+//! `demo`: a controller with a tenant, a key and a fleet of simulated gateways in a second process. With `--failover` there is
+//! an online provider behind them, and the fleet may die as often as somebody wants to watch that.
+
+mod failover;
+mod provider;
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -18,7 +22,7 @@ use super::serve::{StopSignals, down};
 use crate::api::qr;
 use crate::app::{self, Node};
 use crate::ca::{read_private, write_private};
-use crate::config::{Config, Http, Log, Quic};
+use crate::config::{Config, Http, Log, Providers, Quic};
 use crate::fleet::audit::By;
 use crate::fleet::devices::{DeviceFilter, DeviceState};
 use crate::fleet::enrollments::{NewEnrollment, TTL_MAX_S};
@@ -34,13 +38,16 @@ const FLEET_STOP: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  flotilla demo --devices 20\n  flotilla demo --devices 1000 --json --data-dir /tmp/demo\n\n\
+    after_help = "Examples:\n  flotilla demo --devices 20\n  flotilla demo --devices 1000 --json --data-dir /tmp/demo\n  flotilla demo --failover\n\n\
     Without --data-dir everything is forgotten at the end. Ctrl-C ends the controller and its fleet."
 )]
 pub(super) struct Demo {
-    /// Simulated gateways, one SIM each
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=i64::from(DEVICES_MAX)))]
-    devices: u32,
+    /// Simulated gateways, one SIM each; 5, or 1 with --failover, when left out
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=i64::from(DEVICES_MAX)))]
+    devices: Option<u32>,
+    /// A slow gateway, and an online provider behind it that this program plays: kill the gateway and watch
+    #[arg(long, conflicts_with_all = ["instant", "window"])]
+    failover: bool,
     /// Address of the HTTP API; 127.0.0.1:8080, or a free port, when left out
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
@@ -99,9 +106,18 @@ impl Demo {
         let defaults = Config::default();
         let http = self.http.unwrap_or_else(|| free_tcp(defaults.http.addr));
         let quic = self.quic.unwrap_or_else(|| free_udp(defaults.quic.addr));
+        let http = match self.failover {
+            // The provider has to know where its reports go before anybody listens there.
+            true => {
+                let addr = settled(http);
+                Http { addr, public_url: Some(format!("http://{addr}")), ..defaults.http }
+            }
+            false => Http { addr: http, ..defaults.http },
+        };
         Config {
             data_dir,
-            http: Http { addr: http, ..defaults.http },
+            http,
+            providers: Providers { allow_private_addresses: self.failover },
             quic: Quic { addr: quic, ..defaults.quic },
             log: Log { filter: "warn".to_owned(), ..defaults.log },
             ..defaults
@@ -114,33 +130,59 @@ impl Demo {
             begun = self.begin(config, node) => begun,
             () = stop.next() => return Ok(()),
         };
-        let Some(mut fleet) = begun? else {
+        let Some((mut fleet, tenant)) = begun? else {
             tokio::select! {
                 () = stop.next() => return Ok(()),
                 error = node.failed() => return Err(error),
             }
         };
-        tokio::select! {
-            () = stop.next() => fleet.stop().await,
-            error = node.failed() => Err(error),
-            ended = fleet.child.wait() => {
-                bail!("{NODE_PROGRAM} has ended ({}); its log is above", ended?);
+        loop {
+            tokio::select! {
+                () = stop.next() => return fleet.stop().await,
+                error = node.failed() => return Err(error),
+                ended = fleet.child.wait() => {
+                    let ended = ended?;
+                    if !self.failover {
+                        bail!("{NODE_PROGRAM} has ended ({ended}); its log is above");
+                    }
+                    print(&failover::died(ended))?;
+                }
             }
+            fleet = tokio::select! {
+                back = self.come_back(config, node, tenant) => back?,
+                () = stop.next() => return Ok(()),
+            };
         }
     }
 
+    /// The fleet that has died is started again after a while, with the identities and the outbox that it had.
+    async fn come_back(&self, config: &Config, node: &Node, tenant: TenantId) -> anyhow::Result<Fleet> {
+        tokio::time::sleep(failover::AWAY).await;
+        let mut fleet = self.start_fleet(config, node, tenant).await?;
+        fleet.online().await?;
+        print(&failover::back(fleet.child.id()))?;
+        Ok(fleet)
+    }
+
     /// Up to the announcement, when everything is online. The fleet is killed if this is dropped.
-    async fn begin(&self, config: &Config, node: &Node) -> anyhow::Result<Option<Fleet>> {
+    async fn begin(&self, config: &Config, node: &Node) -> anyhow::Result<Option<(Fleet, TenantId)>> {
         let kept = keep(config, node).await?;
         node.ready().await;
+        if self.failover {
+            failover::open_account(node, kept.tenant).await?;
+        }
         let mut fleet = None;
-        if self.devices > 0 {
+        if self.devices() > 0 {
             let mut started = self.start_fleet(config, node, kept.tenant).await?;
             started.online().await?;
             fleet = Some(started);
         }
         self.announce(node, &kept, fleet.as_ref().and_then(|fleet| fleet.child.id())).await?;
-        Ok(fleet)
+        Ok(fleet.map(|fleet| (fleet, kept.tenant)))
+    }
+
+    fn devices(&self) -> u32 {
+        self.devices.unwrap_or(if self.failover { 1 } else { 5 })
     }
 
     async fn start_fleet(&self, config: &Config, node: &Node, tenant: TenantId) -> anyhow::Result<Fleet> {
@@ -173,13 +215,17 @@ impl Demo {
 
     /// The profile that was named, or one made of `--window`.
     fn profile_file(&self, dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+        let file = dir.join("profile.toml");
+        if self.failover && self.profile.is_none() {
+            std::fs::write(&file, failover::SLOW_SIM)?;
+            return Ok(Some(file));
+        }
         let Some(window) = self.window else { return Ok(self.profile.clone()) };
         let sim = if self.instant {
             "depth = 16\nlatency = { min_ms = 0, mean_ms = 0, max_ms = 0 }\ndelivery = { min_ms = 0, mean_ms = 0, max_ms = 0 }\n"
         } else {
             ""
         };
-        let file = dir.join("profile.toml");
         std::fs::write(&file, format!("[[group]]\nwindow = {window}\n[[group.sim]]\n{sim}"))?;
         Ok(Some(file))
     }
@@ -198,7 +244,7 @@ impl Demo {
             }
         }
         let mut codes = String::new();
-        for _ in enrolled..self.devices {
+        for _ in enrolled..self.devices() {
             codes.push_str(&enrollment_code(node, tenant).await?);
             codes.push('\n');
         }
@@ -220,9 +266,10 @@ impl Demo {
             -H 'Content-Type: application/json' -d '{{\"to\": \"+255712345678\", \"text\": \"Hello\"}}'\n\n\
             Ctrl-C ends everything.\n",
             qr = qr::text(&code)?,
-            devices = self.devices,
+            devices = self.devices(),
             key = kept.key,
-        ))
+        ))?;
+        if self.failover { print(&failover::invitation(&url, &kept.key, fleet_pid)) } else { Ok(()) }
     }
 }
 
@@ -317,6 +364,11 @@ fn node_program() -> anyhow::Result<PathBuf> {
 /// The usual port, or any that is free.
 fn free_tcp(usual: SocketAddr) -> SocketAddr {
     if TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::new(usual.ip(), 0) }
+}
+
+/// An address with its port, which is free now.
+fn settled(addr: SocketAddr) -> SocketAddr {
+    TcpListener::bind(addr).and_then(|listener| listener.local_addr()).unwrap_or(addr)
 }
 
 fn free_udp(usual: SocketAddr) -> SocketAddr {
