@@ -18,7 +18,7 @@ pub(crate) struct Routing {
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rounds: u64,
     /// Seconds after its acceptance by which a message has ended
-    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(30..=86_400))]
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(60..=86_400))]
     valid_for_s: u64,
     /// Drawn and printed when it is not given
     #[arg(long)]

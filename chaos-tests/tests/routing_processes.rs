@@ -11,7 +11,7 @@ async fn messages_get_away_from_what_fails_and_none_goes_out_twice() {
     let options = Options {
         messages: 5_000,
         messages_per_s: 80.0,
-        valid_for_s: 45,
+        valid_for_s: 60,
         rounds: 1,
         seed,
         programs: Programs::built().unwrap(),
