@@ -8,9 +8,11 @@ use chaos_tests::provider_server::{self, Script, Settings};
 use clap::Args;
 
 #[derive(Args)]
-#[command(after_help = "The script is TOML, shares from 0 to 1, such as `throttled = 0.1`: chaos-tests/src/provider_server/script.rs \
+#[command(
+    after_help = "The script is TOML, shares from 0 to 1, such as `throttled = 0.1`: chaos-tests/src/provider_server/script.rs \
     lists them. An account of the maker `twilio` with `base_url` set to the printed address uses it; the controller needs \
-    `[providers] allow_private_addresses = true`, and `[http] public_url` for reports.")]
+    `[providers] allow_private_addresses = true`, and `[http] public_url` for reports."
+)]
 pub(crate) struct Provider {
     #[arg(long, default_value = "127.0.0.1:8090")]
     addr: SocketAddr,

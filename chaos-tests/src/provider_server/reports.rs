@@ -103,7 +103,10 @@ mod tests {
     }
 
     fn words(fate: Fate) -> Vec<String> {
-        of("SM1", fate).iter().map(|report| format!("{}{}", report.pairs[1].1, if report.forged { "!" } else { "" })).collect()
+        of("SM1", fate)
+            .iter()
+            .map(|report| format!("{}{}", report.pairs[1].1, if report.forged { "!" } else { "" }))
+            .collect()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flotilla_providers::makers;
-use flotilla_providers::{Account, CallbackError, Callback, Maker, Outgoing, ReceiptState, Submitted};
+use flotilla_providers::{Account, Callback, CallbackError, Maker, Outgoing, ReceiptState, Submitted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;

@@ -132,8 +132,7 @@ async fn check(
     told: &[Told],
     hand_overs: &[HandOver],
 ) -> anyhow::Result<Vec<Violation>> {
-    let listed: Vec<Listed> =
-        told.iter().map(|one| Listed { id: one.id.clone(), state: one.state.clone() }).collect();
+    let listed: Vec<Listed> = told.iter().map(|one| Listed { id: one.id.clone(), state: one.state.clone() }).collect();
     let mut violations = invariants::promises_are_kept(promises, &listed);
     violations.extend(invariants::nothing_is_sent_twice(hand_overs));
     violations.extend(invariants::deliveries_are_real(&listed, hand_overs));

@@ -84,8 +84,8 @@ pub(super) async fn make(
     hand_overs: &[HandOver],
     faults: &[Fault],
 ) -> anyhow::Result<Report> {
-    let several = told.iter().filter(|one| one.attempts > 1).map(|one| one.id.clone()).collect();
-    let traces = traces(&site.client, several).await?;
+    let wanted = told.iter().filter(|one| one.attempts > 1 || faults.iter().any(|fault| was_near(one, fault)));
+    let traces = traces(&site.client, wanted.map(|one| one.id.clone()).collect()).await?;
     let ended_badly = told.iter().filter(|one| one.state == "failed" || one.state == "expired");
     let error = |one: &Told| one.error.as_ref().map(|error| (error.class.clone(), error.code.clone()));
     Ok(Report {
@@ -94,7 +94,7 @@ pub(super) async fn make(
         attempts: count(told.iter().map(|one| one.attempts)),
         errors: count(ended_badly.map(|one| error(one).unwrap_or_else(|| ("none".into(), one.state.clone())))),
         providers: site.providers.iter().map(|one| (site.name_of(&one.id), one.server.seen())).collect(),
-        failovers: failovers(told, &traces, faults),
+        failovers: failovers(&traces, faults),
     })
 }
 
@@ -133,7 +133,7 @@ async fn traces(client: &Client, ids: Vec<String>) -> anyhow::Result<Vec<Vec<Tra
     Ok(all)
 }
 
-fn failovers(told: &[Told], traces: &[Vec<TraceStep>], faults: &[Fault]) -> Vec<Failover> {
+fn failovers(traces: &[Vec<TraceStep>], faults: &[Fault]) -> Vec<Failover> {
     let mut by_kind: BTreeMap<What, Failover> = BTreeMap::new();
     for fault in faults.iter().filter(|fault| !fault.routes.is_empty()) {
         let new = Failover { what: fault.what, times: 0, moved_ms: Vec::new(), stayed: 0 };
@@ -146,7 +146,6 @@ fn failovers(told: &[Told], traces: &[Vec<TraceStep>], faults: &[Fault]) -> Vec<
                 None => {}
             }
         }
-        failover.stayed += told.iter().filter(|one| stayed(one, fault)).count();
     }
     let mut all: Vec<Failover> = by_kind.into_values().collect();
     all.iter_mut().for_each(|failover| failover.moved_ms.sort_unstable());
@@ -161,7 +160,8 @@ fn hit(trace: &[TraceStep], fault: &Fault) -> Option<Option<u64>> {
             return None;
         }
         let next = trace[n + 1..].first();
-        let sent = next.is_some_and(|next| next.attempt == step.attempt && matches!(&*next.state, "sent" | "delivered"));
+        let sent =
+            next.is_some_and(|next| next.attempt == step.attempt && matches!(&*next.state, "sent" | "delivered"));
         let over = next.is_some_and(|next| next.at_ms() < fault.from_ms);
         (!sent && !over).then(|| (n, step.at_ms().max(fault.from_ms)))
     });
@@ -170,12 +170,12 @@ fn hit(trace: &[TraceStep], fault: &Fault) -> Option<Option<u64>> {
     Some(trace[n..].iter().find(elsewhere).map(|step| step.at_ms().saturating_sub(since_ms)))
 }
 
-/// Its only attempt was on what failed.
-fn stayed(one: &Told, fault: &Fault) -> bool {
+/// Its only attempt was on what failed, perhaps just then.
+fn was_near(one: &Told, fault: &Fault) -> bool {
     let route = one.device.as_ref().or(one.provider.as_ref());
     let meant = one.attempts == 1 && route.is_some_and(|route| fault.routes.contains(route));
-    let waited = one.sent_at.is_none_or(|sent| sent.0 > fault.to_ms);
-    meant && waited && one.state != "failed" && one.accepted_at.0 < fault.from_ms && one.updated_at.0 > fault.from_ms
+    let sent_before = one.sent_at.is_some_and(|sent| sent.0 < fault.from_ms);
+    meant && !sent_before && one.accepted_at.0 < fault.to_ms && one.updated_at.0 > fault.from_ms
 }
 
 /// The value below which so many percent are, of sorted ones.
@@ -244,8 +244,7 @@ mod tests {
 
     #[test]
     fn a_message_is_hit_when_it_was_on_the_way_there() {
-        let fault =
-            Fault { what: What::DevicesKilled, routes: vec!["a".into()], from_ms: 1_000, to_ms: 9_000 };
+        let fault = Fault { what: What::DevicesKilled, routes: vec!["a".into()], from_ms: 1_000, to_ms: 9_000 };
         let moved = [
             step(900, "dispatching", 1, "a"),
             step(5_000, "queued", 1, "a"),

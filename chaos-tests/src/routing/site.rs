@@ -81,8 +81,7 @@ impl Site {
     async fn add_provider(&mut self, n: usize, script: Script, seed: u64) -> anyhow::Result<()> {
         let (account, token) = (format!("ACtest{n}"), format!("token{n}"));
         let log = Some(self.folder.join(format!("provider-{n}.log")));
-        let settings =
-            Settings { account: account.clone(), token: token.clone(), script, seed: seed ^ n as u64, log };
+        let settings = Settings { account: account.clone(), token: token.clone(), script, seed: seed ^ n as u64, log };
         let server = ProviderServer::start("127.0.0.1:0".parse()?, settings).await?;
         let limits = if n == 0 { json!({ "per_minute": PROVIDER_PER_MINUTE }) } else { json!({}) };
         let body = json!({

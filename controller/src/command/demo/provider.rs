@@ -3,8 +3,8 @@
 
 use std::future::{Ready, ready};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -42,7 +42,8 @@ impl DemoProvider {
     pub(super) async fn start(token: &str) -> anyhow::Result<Self> {
         // Another part of the process may have installed it.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).no_proxy().tls_certs_only([]).build()?;
+        let client =
+            reqwest::Client::builder().timeout(Duration::from_secs(5)).no_proxy().tls_certs_only([]).build()?;
         let shared = Arc::new(Shared { token: token.to_owned(), client, last: AtomicU64::new(0) });
         let account = format!("/2010-04-01/Accounts/{ACCOUNT}");
         let router = Router::new()
