@@ -167,12 +167,13 @@ fn sliding(limit: u32, segments: u32, flying: u32, free_at: impl Fn(u32) -> u64,
 fn until(limit: u32, wanted: u32, flying: u32, used: u32, unix_ms: u64) -> Room {
     if wanted > limit {
         Room::Never
-    } else if used.saturating_add(wanted) > limit {
-        Room::Until { unix_ms }
-    } else if used.saturating_add(flying) > limit {
-        Room::InFlight
-    } else {
+    } else if used.saturating_add(flying) <= limit {
         Room::Yes
+    } else if used.saturating_add(wanted) > limit || flying <= limit {
+        // Also what is in flight and fits into an empty day has room when that begins.
+        Room::Until { unix_ms }
+    } else {
+        Room::InFlight
     }
 }
 

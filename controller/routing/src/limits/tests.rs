@@ -137,6 +137,13 @@ fn days_and_months_end_at_midnight_of_the_zone() {
     for limits in [day, month, recipients] {
         assert_eq!(of(limits, Some(2), &next), Room::Yes);
     }
+    let flying = |in_flight| {
+        let day = Limits { per_day: Some(20), ..Limits::default() };
+        room(&day, counters(&ledger), in_flight, Ask { segments: 1, recipient: None }, &now)
+    };
+    assert_eq!(flying(9), Room::Yes);
+    assert_eq!(flying(10), midnight, "what is in flight fits into the next day");
+    assert_eq!(flying(20), Room::InFlight, "not even an empty day would do");
 }
 
 #[test]
