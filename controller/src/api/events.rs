@@ -19,6 +19,8 @@ use super::problem::{Code, Problem};
 use super::{Api, examples, store_problem};
 use crate::follow::live::{EventId, LiveEvent, SubscribeError};
 
+/// What kinds begin with.
+const FAMILIES: [&str; 7] = ["message", "inbound", "device", "sim", "provider", "tenant", "enrollment"];
 const LAST_EVENT_ID: &str = "last-event-id";
 /// A comment this often keeps proxies from cutting a quiet stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -42,8 +44,10 @@ pub struct EventsQuery {
 ///
 /// A stream of Server-Sent Events: `message.accepted`, `.queued`, `.dispatched`, `.unknown`, `.sent`, `.delivered`, `.failed`,
 /// `.expired`, `.cancelled`, `inbound.received`, `device.online`, `.offline`, `.telemetry`, `sim.changed`,
-/// `enrollment.reused` (a second device came with a used code). The first is `ready` for a new stream. After a lost connection send the last `id` as `Last-Event-ID`: the stream goes on behind it. `reset` says
-/// that something was missed which is gone: list again.
+/// `.low_balance`, `provider.up`, `.down`, `.low_balance`, `sim.` and `provider.quarantined`, `.recovered`, `.block_predicted`,
+/// `.warm_up`, `tenant.budget_warned`, `.budget_spent`, `enrollment.reused` (a second device came with a used code). The first
+/// is `ready` for a new stream. After a lost connection send the last `id` as `Last-Event-ID`: the stream goes on behind it.
+/// `reset` says that something was missed which is gone: list again.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", operation_id = "followEvents",
     params(EventsQuery, ("Last-Event-ID" = Option<String>, Header, description = "The last `id` that was seen")),
@@ -106,11 +110,11 @@ struct Wanted(Vec<Box<str>>);
 impl Wanted {
     fn parse(types: Option<&str>) -> Result<Self, Problem> {
         let Some(types) = types else { return Ok(Self(Vec::new())) };
-        let known =
-            |word: &&str| ["message", "inbound", "device", "sim"].contains(&word.split('.').next().unwrap_or(""));
+        let known = |word: &&str| FAMILIES.contains(&word.split('.').next().unwrap_or(""));
         let words: Vec<&str> = types.split(',').map(str::trim).collect();
         if words.len() > 32 || !words.iter().all(known) {
-            let detail = "give kinds such as message.delivered, or message, inbound, device, sim for all of one";
+            let detail = "give kinds such as message.delivered, or message, inbound, device, sim, provider, tenant, enrollment \
+                for all of one";
             return Err(Problem::new(Code::InvalidParameter, detail).at("types"));
         }
         Ok(Self(words.into_iter().map(Into::into).collect()))

@@ -130,7 +130,8 @@ pub fn sim() -> Value {
         "msisdn": "+255700000001", "operator": "Vodacom", "plmn": "64004", "device": DEVICE, "slot": 0, "online": true,
         "first_seen_at": "2026-11-01T08:00:00.000Z", "last_seen_at": "2026-11-20T14:00:00.000Z", "state": "ready",
         "signal_dbm": -83, "registration": "home", "serving": "64004", "held": false,
-        "settings": sim_settings(), "balance": {"amount": "12.5", "told_at": "2026-11-20T09:00:00.000Z"}})
+        "settings": sim_settings(), "balance": {"amount": "12.5", "told_at": "2026-11-20T09:00:00.000Z"},
+        "routing": route_health()})
 }
 
 fn sim_settings() -> Value {
@@ -148,6 +149,28 @@ pub fn sim_patch() -> Value {
     patch["balance"] = json!("12.50");
     patch["weight"] = json!(null);
     patch
+}
+
+fn score() -> Value {
+    json!({"value": 88, "reasons": [{"name": "failing", "points": 12, "value": 91.0}]})
+}
+
+fn route_health() -> Value {
+    json!({"online": true, "score": score(), "outcomes": null, "circuit": "closed", "circuit_because": null,
+        "obstacles": ["limit"], "until_unix_ms": 1_795_183_260_000u64, "in_flight": 0,
+        "limits": [{"name": "per_day", "limit": 300, "used": 300, "left": 0}], "warm_up_stage": null,
+        "month_cost": "1.42", "history": [[1_795_182_300_000u64, 90], [1_795_183_200_000u64, 88]]})
+}
+
+pub fn explanation() -> Value {
+    json!({"rules": [{"name": "codes", "unmet": null}], "plan": "fast", "held": null,
+        "steps": [{"step": 1, "with_room": 1, "busy": 0, "patience_ms": 500, "cheapest": false}],
+        "routes": [{"device": DEVICE, "sim": SIM, "step": 1, "eligible": true, "reasons": [], "score": 83,
+            "parts": {"health": 52.8, "cost": 12.0, "carrier": 10.0, "headroom": 3.2, "free": 5.0},
+            "health_reasons": [{"name": "failing", "points": 12, "value": 91.0}], "cost": "0.008", "probe": false,
+            "weight": 100, "sticky": false}],
+        "routes_left_out": 0,
+        "choice": {"outcome": "take", "device": DEVICE, "sim": SIM, "step": 1, "score": 83, "because": "score"}})
 }
 
 pub fn routing_new() -> Value {
@@ -302,7 +325,10 @@ pub fn health() -> Value {
         "messages": {"scheduled": 40, "queued": 3, "queued_urgent": 0, "dispatching": 9, "unknown": 0, "sent": 22},
         "problems": [{"device": DEVICE, "name": "Front desk", "reason": "offline",
             "detail": "last seen: 2026-11-20T13:41:07.000Z"}],
-        "problems_left_out": 0})
+        "problems_left_out": 0,
+        "routes": [{"device": DEVICE, "sim": SIM, "online": true, "score": score(), "circuit": "closed", "obstacles": [],
+            "in_flight": 1, "month_cost": "1.42"}],
+        "routes_left_out": 0})
 }
 
 pub fn cluster() -> Value {

@@ -4,6 +4,11 @@ use axum::extract::State;
 use axum::response::Response;
 use flotilla_protocol::id::{DeviceId, ShardId, SimId, TenantId};
 use flotilla_protocol::wire::SimState;
+use flotilla_routing::Micros;
+use flotilla_routing::circuit::{Because, Position};
+use flotilla_routing::explain::RouteIds;
+use flotilla_routing::health::score::Score;
+use flotilla_routing::table::{Obstacle, RouteHealth};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,7 +18,7 @@ use super::auth::{In, Read};
 use super::problem::Problem;
 use super::sims::state_name;
 use super::time::Time;
-use super::{Api, catalog_problem, cluster, examples, json, store_problem};
+use super::{Api, catalog_problem, cluster, examples, json, shard_problem, store_problem};
 use crate::domain::message::{MessageState, Priority};
 use crate::fleet::devices::{Device, DeviceError, DeviceFilter, DeviceState};
 use crate::gateway::SessionInfo;
@@ -41,6 +46,9 @@ pub struct HealthView {
     /// What somebody should look at, at most 100.
     problems: Vec<Trouble>,
     problems_left_out: u64,
+    /// SIMs and provider senders that are there or were lately, the worst first, at most 100.
+    routes: Vec<RouteScore>,
+    routes_left_out: u64,
     /// Only for the root key: this controller and its shards, when it is alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     controller: Option<ControllerView>,
@@ -98,6 +106,47 @@ pub struct Trouble {
     detail: String,
 }
 
+/// A SIM or a sender of a provider account, as the choice of routes sees it.
+#[derive(Serialize, ToSchema)]
+#[schema(title = "RouteScore")]
+pub struct RouteScore {
+    #[serde(flatten)]
+    route: RouteIds,
+    online: bool,
+    /// 0 to 100, with what has taken points.
+    score: Score,
+    circuit: Position,
+    /// Why the circuit is not closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    circuit_because: Option<Because>,
+    /// What keeps ordinary messages from it now.
+    obstacles: Vec<Obstacle>,
+    in_flight: u32,
+    /// What the month has cost, in the tenant's currency.
+    #[schema(value_type = String)]
+    month_cost: Micros,
+}
+
+impl RouteScore {
+    fn of(health: RouteHealth) -> Self {
+        Self {
+            route: health.route.into(),
+            online: health.online,
+            score: health.score,
+            circuit: health.circuit,
+            circuit_because: health.circuit_because,
+            obstacles: health.obstacles.into_vec(),
+            in_flight: health.in_flight,
+            month_cost: health.month_cost,
+        }
+    }
+
+    /// Those that nobody can send by first, then by what is wrong with them.
+    fn rank(&self) -> (bool, u8) {
+        (self.circuit == Position::Closed, self.score.value)
+    }
+}
+
 /// One controller. Also what controllers tell each other, so what is added later has to have a default.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[schema(title = "Controller")]
@@ -148,6 +197,8 @@ pub async fn get(State(api): State<Api>, who: In<Read>) -> Result<Response, Prob
             break;
         }
     }
+    let shard = api.shards.of(who.tenant).map_err(shard_problem)?;
+    health.add_routes(shard.route_health(who.tenant).await.map_err(shard_problem)?);
     if who.caller.is_root() {
         health.add_controllers(&api).await;
     }
@@ -206,6 +257,14 @@ impl HealthView {
                 None => self.controllers_missing.push(member.name.to_string()),
             }
         }
+    }
+
+    fn add_routes(&mut self, routes: Vec<RouteHealth>) {
+        let mut routes: Vec<_> = routes.into_iter().map(RouteScore::of).collect();
+        routes.sort_by_key(RouteScore::rank);
+        self.routes_left_out = routes.len().saturating_sub(NAMED_MAX) as u64;
+        routes.truncate(NAMED_MAX);
+        self.routes = routes;
     }
 
     fn trouble(&mut self, device: &Device, sim: Option<SimId>, reason: &'static str, detail: String) {

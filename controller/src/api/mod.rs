@@ -50,7 +50,7 @@ use crate::fleet::sims::Sims;
 use crate::follow::RowsReader;
 use crate::follow::aggregates::Aggregates;
 use crate::follow::live::Live;
-use crate::gateway::GatewayHandle;
+use crate::gateway::{FleetEvents, GatewayHandle};
 use crate::peer::Cluster;
 use crate::providers::Providers;
 use crate::settings::SettingsKeeper;
@@ -83,6 +83,8 @@ pub struct State {
     pub providers: Providers,
     pub live: Live,
     pub webhooks: Webhooks,
+    /// Hear what is done here to the fleet.
+    pub events: Arc<dyn FleetEvents>,
     pub cluster: Cluster,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use flotilla_routing::check::check;
 use flotilla_routing::settings::TenantRouting;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -14,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::auth::{Admin, In, Read};
 use super::problem::{Code, Problem};
+use super::sims::setting_problem;
 use super::time::Time;
 use super::{Api, catalog_problem, examples, json};
 use crate::fleet::routing::{self, PutError, Versioned};
@@ -80,6 +82,7 @@ pub async fn put(State(api): State<Api>, who: In<Admin>, headers: HeaderMap, bod
     let seen = if_match(&headers)?;
     let bytes = json::read(body, BODY_BYTES_MAX).await?;
     let settings = json::parse::<TenantRouting>(&bytes)?;
+    check(&settings).map_err(setting_problem)?;
     let by = who.caller.by(api.now_ms());
     let put = routing::put(&*api.stores.catalog, who.tenant, seen, Arc::new(settings), by).await;
     let changed = put.map_err(|error| match error {

@@ -7,6 +7,7 @@ use flotilla_protocol::wire::{Registration, SimHealth, SimState};
 use flotilla_routing::Micros;
 use flotilla_routing::limits::Invalid;
 use flotilla_routing::settings::{Limits, Price, WarmUp, Window};
+use flotilla_routing::table::RouteHealth;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -18,9 +19,10 @@ use super::page::Page;
 use super::params::{self, Id, Query};
 use super::problem::Problem;
 use super::time::Time;
-use super::{Api, catalog_problem, examples};
+use super::{Api, catalog_problem, examples, shard_problem};
+use crate::domain::message::Route;
 use crate::fleet::sims::{Change, SettingsChange, Sim, SimChange, SimError, SimFilter, SimSettings};
-use crate::gateway::{FleetEvent, FleetEvents};
+use crate::gateway::FleetEvent;
 
 pub fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, patch)).routes(routes!(confirm))
@@ -70,6 +72,9 @@ pub struct SimView {
     settings: SimSettings,
     #[serde(skip_serializing_if = "Option::is_none")]
     balance: Option<BalanceView>,
+    /// Score, limits, circuit, history; only when one SIM is asked for, and once its device has been connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routing: Option<RouteHealth>,
 }
 
 /// In the tenant's currency, as somebody has told it.
@@ -133,6 +138,7 @@ impl SimView {
             serving: health.and_then(|health| health.serving).map(|plmn| plmn.to_string()),
             held: sim.held,
             settings: sim.settings,
+            routing: None,
             balance: sim.balance.map(|balance| BalanceView { amount: balance.amount, told_at: Time(balance.told_ms) }),
         }
     }
@@ -190,7 +196,15 @@ pub async fn list(State(api): State<Api>, who: In<Read>, Query(query): Query<Sim
 )]
 pub async fn get(State(api): State<Api>, who: In<Read>, Id(id): Id<SimId>) -> Result<Response, Problem> {
     let sim = api.sims.get(who.tenant, id).await.map_err(problem)?;
-    Ok(json::ok(&SimView::now(&api, sim)))
+    let routing = routing_of(&api, &sim).await?;
+    Ok(json::ok(&SimView { routing, ..SimView::now(&api, sim) }))
+}
+
+/// How the shard sees it.
+async fn routing_of(api: &Api, sim: &Sim) -> Result<Option<RouteHealth>, Problem> {
+    let Some(device) = sim.device else { return Ok(None) };
+    let shard = api.shards.of(sim.tenant).map_err(shard_problem)?;
+    shard.route_health_of(Route::sim(device, sim.id)).await.map_err(shard_problem)
 }
 
 /// What is left out stays. What is given replaces what was there as a whole; null goes back to the default.
@@ -301,7 +315,7 @@ fn tell_low_balance(api: &Api, sim: &Sim, before: &Sim) {
         && is_low(before).is_none()
     {
         let event = FleetEvent::LowBalance { sim: sim.id, amount: balance.amount };
-        FleetEvents::publish(&api.live, sim.tenant, event);
+        api.events.publish(sim.tenant, event);
     }
 }
 
@@ -317,11 +331,7 @@ pub async fn confirm(State(api): State<Api>, who: In<Admin>, Id(id): Id<SimId>) 
     if was_held {
         api.routing_changed().await?;
         if let Some(device) = sim.device {
-            FleetEvents::publish(
-                &api.live,
-                who.tenant,
-                FleetEvent::Sim { device, sim: id, change: SimChange::Confirmed },
-            );
+            api.events.publish(who.tenant, FleetEvent::Sim { device, sim: id, change: SimChange::Confirmed });
         }
     }
     Ok(json::ok(&SimView::now(&api, sim)))

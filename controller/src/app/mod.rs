@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use flotilla_routing::table::RouteState;
 use futures_util::future::select_all;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -224,6 +225,24 @@ impl Node {
     }
 }
 
+/// The routes of the shards that are led here, counted by what they are up to: not each, there may be ten thousand.
+async fn routes(api: &Api) {
+    let mut states = [0u64; RouteState::ALL.len()];
+    for shard in api.shards.all() {
+        // One that does not answer is starting or stopping.
+        let Ok(glance) = shard.route_glance().await else { continue };
+        states.iter_mut().zip(glance.states).for_each(|(all, some)| *all += some);
+        for (kind, scores) in ["sim", "provider"].into_iter().zip(glance.scores) {
+            let summary = metrics::histogram!("flotilla_route_score", "kind" => kind);
+            scores.into_iter().for_each(|score| summary.record(f64::from(score)));
+        }
+        metrics::counter!("flotilla_limit_waits_total").increment(glance.waits);
+    }
+    for (state, routes) in RouteState::ALL.into_iter().zip(states) {
+        metrics::gauge!("flotilla_routes", "state" => state.as_str()).set(routes as f64);
+    }
+}
+
 /// Small things that somebody has to do now and then.
 async fn upkeep(api: Api, followers: crate::follow::Followers, metrics: metrics_exporter_prometheus::PrometheusHandle) {
     let mut ticks = tokio::time::interval(UPKEEP_EVERY);
@@ -237,6 +256,7 @@ async fn upkeep(api: Api, followers: crate::follow::Followers, metrics: metrics_
         followers.observe();
         metrics::gauge!("flotilla_event_streams").set(api.live.subscribers() as f64);
         metrics::gauge!("flotilla_shards_led").set(api.shards.all().len() as f64);
+        routes(&api).await;
         metrics::gauge!("flotilla_shards").set(f64::from(api.stores.journal.shards()));
         if rounds.is_multiple_of(3) {
             api.keys.write_last_used().await;

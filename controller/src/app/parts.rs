@@ -24,13 +24,13 @@ use crate::fleet::sims::Sims;
 use crate::follow::aggregates::{self, Aggregates, Snapshots};
 use crate::follow::live::Live;
 use crate::follow::{self, FollowOptions, Leads, LedgerFollower, LedgerReader, RowsFollower, RowsReader, trim_behind};
-use crate::gateway::{self, GatewayConfig, GatewayError, GatewayHandle};
+use crate::gateway::{self, FleetEvents, GatewayConfig, GatewayError, GatewayHandle};
 use crate::net_guard::NetGuard;
 use crate::peer::Cluster;
 use crate::providers::accounts::Accounts;
 use crate::providers::{self, Providers};
 use crate::secrets::{ClusterKeys, KEY_FILE};
-use crate::settings::{CatalogRouting, SettingsKeeper};
+use crate::settings::{CatalogRouting, News, SettingsKeeper};
 use crate::shard::{ShardDeps, ShardSettings, Shards};
 use crate::store::Stores;
 use crate::webhooks::Webhooks;
@@ -108,6 +108,11 @@ pub(super) async fn start_followers(
 }
 
 impl Followers {
+    /// Hear what happens to the fleet.
+    pub(super) fn events(&self) -> Arc<dyn FleetEvents> {
+        Arc::new(self.live.clone())
+    }
+
     /// Everything that is committed is flushed and synced when this returns.
     pub(super) async fn stop(self) {
         self.stop.cancel();
@@ -127,6 +132,7 @@ pub(super) fn shard_deps(config: &Config, stores: &Stores, followers: &Followers
         clock: Arc::clone(clock),
         settings: ShardSettings { retry_delays_ms, ..ShardSettings::default() },
         routing: Arc::new(CatalogRouting::new(stores)),
+        news: Arc::new(News(followers.events())),
         lag_events_max: LAG_EVENTS_MAX,
     }
 }
@@ -164,7 +170,7 @@ pub(super) async fn start_providers(
         accounts: accounts.context("opening the provider accounts")?,
         shards: Arc::new(shards.clone()),
         led: shards.changes(),
-        events: Arc::new(followers.live.clone()),
+        events: followers.events(),
         clock: Arc::clone(clock),
         public_url,
     };
@@ -269,7 +275,7 @@ pub(super) async fn start_gateway(
         enrollments: fleet.enrollments.clone(),
         devices: fleet.devices.clone(),
         deny: Arc::clone(&fleet.deny),
-        events: Arc::new(followers.live.clone()),
+        events: followers.events(),
         clock: Arc::clone(clock),
     };
     let listening = gateway::start(gateway, parts).await;
@@ -314,6 +320,7 @@ pub(super) fn make_api(
         aggregates: followers.aggregates.clone(),
         live: followers.live.clone(),
         webhooks: doors.webhooks,
+        events: followers.events(),
         devices: fleet.devices,
         sims: fleet.sims,
         enrollments: fleet.enrollments,

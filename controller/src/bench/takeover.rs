@@ -137,6 +137,7 @@ impl Node {
             clock: Arc::new(SystemClock),
             settings: ShardSettings::default(),
             routing: Arc::new(crate::shard::Defaults),
+            news: Arc::new(()),
             lag_events_max: u64::MAX,
         };
         let member = Member {

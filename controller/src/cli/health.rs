@@ -6,6 +6,11 @@ use serde::Deserialize;
 use super::Session;
 use super::error::CliError;
 use super::show::{Column, Screen};
+use super::sims::Score;
+
+/// Routes that are shown, and below which score.
+const WORST_MAX: usize = 10;
+const NOTABLE_SCORE: u8 = 90;
 
 pub(super) const EXAMPLE: &str = "Example:\n  flotilla health";
 
@@ -26,6 +31,8 @@ pub(super) struct Fleet {
     messages: Messages,
     problems: Vec<Trouble>,
     problems_left_out: u64,
+    #[serde(default)]
+    routes: Vec<Route>,
     controller: Option<Controller>,
     #[serde(default)]
     controllers: Vec<Controller>,
@@ -66,6 +73,15 @@ struct Trouble {
 }
 
 #[derive(Deserialize)]
+struct Route {
+    sim: Option<String>,
+    sender: Option<String>,
+    score: Score,
+    circuit: String,
+    obstacles: Vec<String>,
+}
+
+#[derive(Deserialize)]
 struct Controller {
     name: String,
     version: String,
@@ -94,7 +110,7 @@ impl Shard {
 
 impl Fleet {
     pub(super) fn text(self, screen: &Screen) -> String {
-        let Self { devices, sims, messages, problems, problems_left_out, controller, .. } = self;
+        let Self { devices, sims, messages, problems, problems_left_out, routes, controller, .. } = self;
         let mut text = screen.facts([
             ("devices", format!("{} of {} online, {} draining", devices.online, devices.enrolled, devices.draining)),
             ("SIMs", format!("{} of {} ready", sims.ready, sims.online)),
@@ -132,6 +148,14 @@ impl Fleet {
                 text.push_str(&format!("and {problems_left_out} more\n"));
             }
         }
+        let mut worst = routes.into_iter().filter(Route::is_notable).take(WORST_MAX).peekable();
+        if worst.peek().is_some() {
+            text.push('\n');
+            text.push_str(&screen.title("worst routes"));
+            let columns =
+                [Column::Whole("route"), Column::Whole("circuit"), Column::Cut("score"), Column::Cut("obstacles")];
+            text.push_str(&screen.table(&columns, worst.map(Route::cells)));
+        }
         for controller in controller.into_iter().chain(self.controllers) {
             text.push('\n');
             text.push_str(&controller.text(screen));
@@ -140,6 +164,17 @@ impl Fleet {
             text.push_str(&format!("\nno answer from {}\n", self.controllers_missing.join(", ")));
         }
         text
+    }
+}
+
+impl Route {
+    fn is_notable(&self) -> bool {
+        self.circuit != "closed" || self.score.value < NOTABLE_SCORE
+    }
+
+    fn cells(self) -> Vec<String> {
+        let route = self.sim.or(self.sender).unwrap_or_default();
+        vec![route, self.circuit, self.score.words(), self.obstacles.join(", ")]
     }
 }
 

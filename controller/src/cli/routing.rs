@@ -1,5 +1,7 @@
 //! `flotilla routing`: a tenant's rules, plans, limits and money as a file.
 
+pub(super) mod explain;
+
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -27,6 +29,9 @@ pub enum Routing {
         #[arg(long, value_name = "N")]
         if_version: Option<u64>,
     },
+    /// Say which route a message would take now, and why; nothing is sent
+    #[command(after_help = "Example:\n  flotilla routing explain +255712345678 'Your code is 4711' --priority urgent")]
+    Explain(Box<explain::Explain>),
 }
 
 #[derive(Deserialize)]
@@ -39,6 +44,7 @@ impl Routing {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
         let client = &session.client;
         match self {
+            Self::Explain(explain) => explain.run(session).await,
             Self::Show {} => {
                 let answer = client.get(&["routing"]).answer().await?;
                 if !session.json {

@@ -91,6 +91,43 @@ pub(super) struct Sim {
     #[serde(default)]
     settings: Value,
     balance: Option<Balance>,
+    routing: Option<Routing>,
+}
+
+/// How the choice of routes sees it.
+#[derive(Deserialize)]
+struct Routing {
+    score: Score,
+    circuit: String,
+    obstacles: Vec<String>,
+    limits: Vec<Usage>,
+    month_cost: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Score {
+    pub(super) value: u8,
+    reasons: Vec<ScoreReason>,
+}
+
+#[derive(Deserialize)]
+struct ScoreReason {
+    name: String,
+    points: u8,
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    name: String,
+    limit: u32,
+    left: u32,
+}
+
+impl Score {
+    pub(super) fn words(&self) -> String {
+        let reasons: Vec<_> = self.reasons.iter().map(|reason| format!("{} -{}", reason.name, reason.points)).collect();
+        if reasons.is_empty() { self.value.to_string() } else { format!("{} ({})", self.value, reasons.join(", ")) }
+    }
 }
 
 #[derive(Deserialize)]
@@ -118,6 +155,13 @@ impl Sim {
         let (state, signal) = (self.state(), self.signal());
         let settings = in_words(&self.settings);
         let told = |balance: &Balance| format!("{} (told {})", balance.amount, screen.ago(&balance.told_at));
+        let routing = self.routing.as_ref();
+        let score = routing.map(|routing| routing.score.words()).unwrap_or_default();
+        let circuit = routing.map(|routing| routing.circuit.clone()).unwrap_or_default();
+        let obstacles = routing.map(|routing| routing.obstacles.join(", ")).unwrap_or_default();
+        let left = |usage: &Usage| format!("{} {} of {}", usage.name, usage.left, usage.limit);
+        let limits: Vec<_> = routing.into_iter().flat_map(|routing| routing.limits.iter().map(left)).collect();
+        let month_cost = routing.map(|routing| routing.month_cost.clone()).unwrap_or_default();
         let balance = self.balance.as_ref().map(told).unwrap_or_default();
         screen.facts([
             ("id", self.id),
@@ -133,6 +177,11 @@ impl Sim {
             ("IMSI", self.imsi.unwrap_or_default()),
             ("device", self.device.unwrap_or_default()),
             ("slot", self.slot.map(|slot| slot.to_string()).unwrap_or_default()),
+            ("score", score),
+            ("circuit", circuit),
+            ("obstacles", obstacles),
+            ("left of limits", limits.join(", ")),
+            ("cost of the month", month_cost),
             ("settings", settings),
             ("balance", balance),
             ("first seen", screen.time_and_ago(&self.first_seen_at)),

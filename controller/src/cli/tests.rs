@@ -24,7 +24,7 @@ use super::sse::SseEvent;
 use super::{
     ClientCommand, Session, audit, bulk, ca, cluster, devices, enroll, events, health, inbound, keys, messages,
 };
-use super::{dispatch, providers, run, sims, stats, tenants, webhooks};
+use super::{dispatch, providers, routing, run, sims, stats, tenants, webhooks};
 use crate::api::examples;
 use crate::api::problem::{Code, Problem};
 
@@ -127,11 +127,17 @@ fn one_thing_is_shown_whole() {
         &["1 of 1 delivered", "login-83121", "2026-11-20T14:00:04.913+00:00", "dispatching"],
     );
     let sim: sims::Sim = serde_json::from_value(examples::sim()).unwrap();
-    view(sim.facts(&screen(None)), &["limits.per_day 300", "pools [\"otp\"]", "12.5 (told 6h ago)"]);
+    view(
+        sim.facts(&screen(None)),
+        &["limits.per_day 300", "pools [\"otp\"]", "12.5 (told 6h ago)", "88 (failing -12)", "per_day 0 of 300"],
+    );
+    let explained: routing::explain::Explained = serde_json::from_value(examples::explanation()).unwrap();
+    let words = ["codes fits", "take sim_", "(step 1, score 83, score)", "1 with room", "eligible"];
+    view(explained.text(&screen(None)), &words);
     let health: health::Fleet = serde_json::from_value(examples::health()).unwrap();
     view(
         health.text(&screen(None)),
-        &["11 of 12 online", "12 of 13 ready", "3 queued (0 urgent)", "last seen: 78m ago"],
+        &["11 of 12 online", "12 of 13 ready", "3 queued (0 urgent)", "last seen: 78m ago", "failing -12"],
     );
     let report: bulk::Report = serde_json::from_value(examples::bulk_report()).unwrap();
     view(report.text(&screen(None)), &["1000", "999", "17", "invalid_number", "in international form"]);

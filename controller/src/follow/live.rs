@@ -9,7 +9,8 @@
 //! | `ready` | yes | first of a stream that was not resumed: what is committed from now on follows |
 //! | `message.accepted, queued, dispatched, unknown, sent, delivered, failed, expired, cancelled` | yes | ids, state, attempt, route, error; no number, no text |
 //! | `inbound.received` | yes | the message |
-//! | `device.online, offline, telemetry`, `sim.changed`, `enrollment.reused`, `provider.up, down, low_balance` | no | as published; not kept, so not repeated on a resume |
+//! | `device.online, offline, telemetry`, `sim.changed, low_balance`, `enrollment.reused`, `provider.up, down, low_balance` | no | as published; not kept, so not repeated on a resume |
+//! | `sim.` and `provider.quarantined, recovered, block_predicted, warm_up`, `tenant.budget_warned, budget_spent` | no | the same; once each, from the shard's leader |
 //! | `reset` | if the journal's past is lost | `{"list": [...]}`: what to list again |
 //!
 //! An id is a place in the journal of a shard, whoever leads it: a sequence is given once, under one epoch. So the stream of a
@@ -20,6 +21,7 @@
 mod event_id;
 mod fleet;
 mod render;
+mod routing;
 mod subscription;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use flotilla_protocol::id::{DeviceId, EnrollmentId, Epoch, ProviderId, SimId, TenantId};
 use flotilla_protocol::wire::{Held, Report, Telemetry};
 use flotilla_routing::Micros;
+use flotilla_routing::table::Notice;
 
 use crate::fleet::sims::SimChange;
 use crate::providers::account::NotedBalance;
@@ -81,6 +82,8 @@ pub enum FleetEvent {
         device: DeviceId,
         telemetry: Box<Telemetry>,
     },
+    /// A route rests, works again, or may soon be blocked; a budget is nearly spent, or spent.
+    Routing(Notice),
     /// A balance was told that is not above what was set for it.
     LowBalance {
         sim: SimId,

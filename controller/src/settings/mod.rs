@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use flotilla_protocol::id::{ShardId, TenantId};
 use flotilla_routing::settings::{TenantRouting, Tenants};
+use flotilla_routing::table::Notice;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
@@ -18,8 +19,8 @@ use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::fleet::routing;
-use crate::gateway::GatewayHandle;
-use crate::shard::{RoutingSource, Shards};
+use crate::gateway::{FleetEvent, FleetEvents, GatewayHandle};
+use crate::shard::{RoutingNews, RoutingSource, Shards};
 use crate::store::{Catalog, SqlError, StoreError, Stores};
 
 const EVERY: Duration = Duration::from_secs(2);
@@ -50,6 +51,28 @@ impl RoutingSource for CatalogRouting {
             })
         };
         read.boxed()
+    }
+}
+
+/// Gives a shard's news to those who hear of the fleet.
+pub struct News(pub Arc<dyn FleetEvents>);
+
+impl RoutingNews for News {
+    fn tell(&self, notice: &Notice) {
+        metrics::counter!("flotilla_routing_notices_total", "kind" => kind_of(notice)).increment(1);
+        self.0.publish(notice.tenant(), FleetEvent::Routing(*notice));
+    }
+}
+
+/// As in the name of its event.
+const fn kind_of(notice: &Notice) -> &'static str {
+    match notice {
+        Notice::Quarantined { .. } => "quarantined",
+        Notice::Recovered { .. } => "recovered",
+        Notice::BlockPredicted { .. } => "block_predicted",
+        Notice::BudgetWarned { .. } => "budget_warned",
+        Notice::BudgetSpent { .. } => "budget_spent",
+        Notice::WarmUp { .. } => "warm_up",
     }
 }
 

@@ -165,6 +165,7 @@ impl State {
                 Act::StartAfter { run, pause } => self.start_after(myself, run, pause),
                 Act::Commit { run, batch } => self.commit(myself, run, batch),
                 Act::Read { run, read } => self.read(myself, run, read),
+                Act::Tell(notices) => notices.iter().for_each(|notice| self.deps.news.tell(notice)),
                 Act::WakeAt { run, mono_ms } => self.wake_at(myself, run, mono_ms),
                 Act::Stop(ending) => self.stop(myself, ending),
             }

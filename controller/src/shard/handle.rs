@@ -5,12 +5,18 @@ use std::time::Duration;
 
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::{Down, Held, Report, Telemetry};
+use flotilla_routing::explain::Explanation;
 use flotilla_routing::settings::TenantRouting;
+use flotilla_routing::table::RouteHealth;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::inbox::{Closed, Command, Inbox};
-use crate::domain::shard::{AcceptRequest, Acceptance, CancelOutcome, Link, RouteSim, SUBMISSIONS_MAX, ShardStatus};
+use crate::domain::Now;
+use crate::domain::message::{Route, Submission};
+use crate::domain::shard::{
+    AcceptRequest, Acceptance, CancelOutcome, Link, Machine, RouteGlance, RouteSim, SUBMISSIONS_MAX, ShardStatus,
+};
 
 /// Comes when the shard has decided and committed.
 pub type Answer<T, E> = oneshot::Receiver<Result<T, E>>;
@@ -165,6 +171,38 @@ impl ShardHandle {
             Ok(Ok(status)) => Ok(status),
             Ok(Err(_)) | Err(_) => Err(ShardError::Undecided),
         }
+    }
+
+    /// What people are shown of the shard's routes.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut Machine, Now) -> T + Send + 'static,
+    ) -> Result<T, ShardError> {
+        let (reply, answer) = oneshot::channel();
+        // Whoever asked may have gone.
+        let look = move |machine: &mut Machine, now: Now| drop(reply.send(look(machine, now)));
+        self.inbox.push(Command::Look(Box::new(look)))?;
+        timeout(CALL_DEADLINE, answer).await.ok().and_then(Result::ok).ok_or(ShardError::Undecided)
+    }
+
+    /// What would become of a message now, and why. Nothing is sent.
+    pub async fn explain(&self, submission: Submission) -> Result<Explanation, ShardError> {
+        self.look(move |machine, now| machine.explain(&submission, now)).await
+    }
+
+    /// The routes of a tenant that are there, or were lately.
+    pub async fn route_health(&self, tenant: TenantId) -> Result<Vec<RouteHealth>, ShardError> {
+        self.look(move |machine, now| machine.route_health(tenant, now)).await
+    }
+
+    /// One of them; `None` when nothing is known of it.
+    pub async fn route_health_of(&self, route: Route) -> Result<Option<RouteHealth>, ShardError> {
+        self.look(move |machine, now| machine.route_health_of(route, now)).await
+    }
+
+    /// All routes of the shard, counted. What it has counted since the last glance goes to whoever asks.
+    pub async fn route_glance(&self) -> Result<RouteGlance, ShardError> {
+        self.look(Machine::route_glance).await
     }
 
     /// A device's link is up and its SIMs have ids: call it before `Welcome` lets the device repeat its reports.

@@ -25,7 +25,8 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::handle::{AcceptError, DeviceSink, ShardError};
-use crate::domain::shard::{AcceptRequest, Acceptance, CancelOutcome, Input, Link, RouteSim, ShardStatus};
+use crate::domain::Now;
+use crate::domain::shard::{AcceptRequest, Acceptance, CancelOutcome, Input, Link, Machine, RouteSim, ShardStatus};
 
 /// What callers are told to wait for a shard that starts.
 const STARTING_RETRY_MS: u64 = 500;
@@ -45,6 +46,8 @@ pub(super) enum Command {
     Status {
         reply: oneshot::Sender<ShardStatus>,
     },
+    /// Looks at the machine, and answers by itself.
+    Look(Box<dyn FnOnce(&mut Machine, Now) + Send>),
     Input(Input),
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_protocol::id::{Epoch, ShardId};
+use flotilla_routing::table::Notice;
 use tokio::sync::watch;
 
 use super::handle::{AcceptError, ShardError, ShardHandle};
@@ -32,6 +33,8 @@ pub enum Act {
     Commit { run: u64, batch: Batch },
     /// Answer a read of the machine by [`Life::input`].
     Read { run: u64, read: Effect },
+    /// Tell whoever watches.
+    Tell(Vec<Notice>),
     /// Call [`Life::input`] with a tick at this time of the monotonic clock; earlier wishes of later times are void.
     WakeAt { run: u64, mono_ms: u64 },
     /// It is over.
@@ -238,6 +241,7 @@ impl Life {
                 }
                 Effect::Cancelled { token, outcome } => running.cancelled(token, outcome),
                 Effect::Send { device, session, frames: some } => frames.push((device, session, some)),
+                Effect::Tell(notices) => reads.push(Act::Tell(notices)),
                 read => reads.push(Act::Read { run: self.run, read }),
             }
         }

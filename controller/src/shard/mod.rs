@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use flotilla_protocol::id::ShardId;
 use flotilla_routing::settings::Tenants;
+use flotilla_routing::table::Notice;
 use futures_util::future::{BoxFuture, ready};
 
 pub use handle::{AcceptError, Answer, DeviceSink, ShardError, ShardHandle};
@@ -47,6 +48,16 @@ impl RoutingSource for Defaults {
     }
 }
 
+/// Hears what somebody should know about routes and budgets. Never blocks.
+pub trait RoutingNews: Send + Sync + 'static {
+    fn tell(&self, notice: &Notice);
+}
+
+/// Nobody listens.
+impl RoutingNews for () {
+    fn tell(&self, _notice: &Notice) {}
+}
+
 /// What a shard stands on.
 #[derive(Clone)]
 pub struct ShardDeps {
@@ -58,10 +69,12 @@ pub struct ShardDeps {
     pub clock: Arc<dyn Clock>,
     pub settings: ShardSettings,
     pub routing: Arc<dyn RoutingSource>,
+    /// Hear what becomes of routes and budgets.
+    pub news: Arc<dyn RoutingNews>,
     /// How many committed events the rows may be behind before new messages are refused.
     pub lag_events_max: u64,
 }
 
 pub use crate::domain::shard::{
-    AcceptRequest, Acceptance, CancelOutcome, Link, RequestKey, RouteSim, ShardSettings, ShardStatus,
+    AcceptRequest, Acceptance, CancelOutcome, Link, RequestKey, RouteGlance, RouteSim, ShardSettings, ShardStatus,
 };

@@ -124,6 +124,8 @@ pub async fn answer_from(
         Effect::FetchOverdue { now_ms, limit } => {
             Input::Overdue { records: rows.overdue(shard, *now_ms, *limit).await? }
         }
-        Effect::Accepted { .. } | Effect::Cancelled { .. } | Effect::Send { .. } => return Ok(None),
+        Effect::Accepted { .. } | Effect::Cancelled { .. } | Effect::Send { .. } | Effect::Tell(_) => {
+            return Ok(None);
+        }
     }))
 }

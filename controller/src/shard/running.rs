@@ -55,7 +55,7 @@ impl Refusal {
         match command {
             Command::Accept { reply, .. } => drop(reply.send(Err(self.accept))),
             Command::Cancel { reply, .. } => drop(reply.send(Err(self.other))),
-            Command::Status { .. } | Command::Input(_) => {}
+            Command::Status { .. } | Command::Look(_) | Command::Input(_) => {}
         }
     }
 }
@@ -91,6 +91,7 @@ impl Running {
                 self.machine.handle(Input::Cancel { token, tenant, message }, now);
             }
             (Command::Status { reply }, _) => drop(reply.send(self.machine.status())),
+            (Command::Look(look), _) => look(&mut self.machine, now),
             (Command::Input(input), _) => self.machine.handle(input, now),
         }
     }

@@ -86,6 +86,7 @@ impl Node {
             clock: shard_clock,
             settings: ShardSettings::default(),
             routing: Arc::new(crate::shard::Defaults),
+            news: Arc::new(()),
             lag_events_max,
         };
         let supervisor = ShardSupervisor::start(deps, coordinator).await.unwrap();

@@ -118,6 +118,8 @@ impl Node {
                 let delay = cx.writes.delay();
                 cx.after(delay, event);
             }
+            // Nobody watches.
+            Act::Tell(_) => {}
             Act::WakeAt { run, mono_ms } => {
                 let event = self.own(NodeEvent::Wake { led: id, run });
                 let at = self.clock.when(mono_ms).max(cx.now + 1);

@@ -29,6 +29,7 @@ mod choose;
 mod deadlines;
 mod entry;
 mod explain;
+mod glance;
 mod health;
 mod keep;
 mod merit;
@@ -57,6 +58,7 @@ use crate::settings::{RouteSettings, TenantRouting};
 use crate::{Micros, Now};
 
 pub use blocks::Obstacle;
+pub use glance::RouteState;
 pub use health::RouteHealth;
 pub use merit::Parts;
 pub use notices::Notice;

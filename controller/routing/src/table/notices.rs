@@ -52,6 +52,20 @@ pub enum Notice {
     },
 }
 
+impl Notice {
+    /// Whom it concerns.
+    pub const fn tenant(&self) -> TenantId {
+        match self {
+            Self::Quarantined { tenant, .. }
+            | Self::Recovered { tenant, .. }
+            | Self::BlockPredicted { tenant, .. }
+            | Self::BudgetWarned { tenant, .. }
+            | Self::BudgetSpent { tenant, .. }
+            | Self::WarmUp { tenant, .. } => *tenant,
+        }
+    }
+}
+
 impl Table {
     pub(super) fn note_applied(&mut self, route: Route, applied: Applied) {
         let Some(entry) = self.by_route.get(&route).and_then(|key| self.entries.get(*key)) else { return };

@@ -1,6 +1,7 @@
 //! Messages: accept one, many or a stream of them; preview, list, look at and cancel them.
 
 pub mod bulk;
+pub mod explain;
 pub mod pins;
 pub mod plans;
 pub mod query;
@@ -16,7 +17,10 @@ use super::Api;
 
 /// Those that the tenant's leader answers.
 pub fn led_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(query::list)).routes(routes!(query::get, query::cancel))
+    OpenApiRouter::new()
+        .routes(routes!(query::list))
+        .routes(routes!(query::get, query::cancel))
+        .routes(routes!(explain::explain))
 }
 
 /// Those that find the leader themselves, or need none.

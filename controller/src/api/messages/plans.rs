@@ -1,12 +1,10 @@
 //! Whether a plan that a message names is one of its tenant's.
 
 use flotilla_protocol::id::TenantId;
+use flotilla_routing::plan::BUILT_IN;
 
 use crate::api::problem::Problem;
 use crate::api::{Api, catalog_problem};
-
-/// Plans that everybody has.
-pub const BUILT_IN: [&str; 5] = ["sims-first", "providers-first", "sims-only", "providers-only", "cheapest"];
 
 /// Looked up in memory but for the first time.
 pub async fn check(api: &Api, tenant: TenantId, plan: Option<&str>) -> Result<(), Problem> {

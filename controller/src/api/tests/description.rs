@@ -84,7 +84,8 @@ async fn the_description_has_what_the_design_promises() {
         post /v1/devices/{id}/ussd, get /v1/sims, patch /v1/sims/{id}, \
         post /v1/sims/{id}/confirm, post /v1/providers, get /v1/providers, get /v1/providers/makers, \
         get /v1/providers/{id}, patch /v1/providers/{id}, delete /v1/providers/{id}, post /v1/providers/{id}/test, \
-        get /v1/routing, put /v1/routing, get /v1/fleet/health, get /v1/stats, \
+        get /v1/routing, put /v1/routing, \
+        post /v1/routes/explain, get /v1/fleet/health, get /v1/stats, \
         get /v1/events, post /v1/tenants, get /v1/tenants, patch /v1/tenants/{id}, post /v1/keys, get /v1/keys, \
         patch /v1/keys/{id}, post /v1/keys/{id}/rotate, get /v1/ca, post /v1/ca/rotate/prepare, \
         post /v1/ca/rotate/activate, post /v1/ca/rotate/finish, post /v1/ca/rotate/rollback, get /v1/certificates, \

@@ -19,15 +19,15 @@ use crate::gateway::tests::client::{Identity, LinkClient, ask, csr, hello};
 const OWN_NUMBER: &str = "+255700000001";
 
 /// A device whose radio is the test.
-struct Device {
-    identity: Identity,
-    link: LinkClient,
+pub(super) struct Device {
+    pub(super) identity: Identity,
+    pub(super) link: LinkClient,
     position: u64,
 }
 
 impl Device {
     /// Enrols with a code from the API, and connects.
-    async fn new(world: &World) -> Self {
+    pub(super) async fn new(world: &World) -> Self {
         let created =
             world.call(world.post("/v1/enrollments", &world.key).json(&json!({"device_name": "attic"}))).await;
         let code = EnrollCode::parse(created.body["uri"].as_str().unwrap()).unwrap();
@@ -54,7 +54,7 @@ impl Device {
         Self { identity, link, position: 0 }
     }
 
-    async fn connect(world: &World, identity: &Identity) -> LinkClient {
+    pub(super) async fn connect(world: &World, identity: &Identity) -> LinkClient {
         let mut hello = hello();
         hello.sims[0].msisdn = Some(Msisdn::parse(OWN_NUMBER).unwrap());
         let (mut link, first) = LinkClient::start(world.node.quic_addr, identity, hello).await;
@@ -63,7 +63,7 @@ impl Device {
         link
     }
 
-    async fn dispatched(&mut self) -> Dispatch {
+    pub(super) async fn dispatched(&mut self) -> Dispatch {
         loop {
             if let Down::Dispatch(dispatch) = self.link.hear().await.expect("the link is closed") {
                 return dispatch;
@@ -72,7 +72,7 @@ impl Device {
     }
 
     /// Reports, and waits until the controller has it durably.
-    async fn report(&mut self, kind: ReportKind) {
+    pub(super) async fn report(&mut self, kind: ReportKind) {
         self.position += 1;
         let at_ms = jiff::Timestamp::now().as_millisecond() as u64;
         self.link.say(Up::Report(Report { position: self.position, at_ms, kind })).await;
@@ -86,7 +86,7 @@ impl Device {
     }
 }
 
-async fn message(world: &World, id: &str) -> Value {
+pub(super) async fn message(world: &World, id: &str) -> Value {
     world.call(world.get(&format!("/v1/messages/{id}"), &world.key)).await.body
 }
 

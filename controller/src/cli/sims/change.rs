@@ -58,6 +58,9 @@ pub struct ChangeSim {
     /// Segments of its first days, such as 20,50,100
     #[arg(long, value_name = "LIST")]
     warm_up: Option<Numbers>,
+    /// The carrier whose known limits count, instead of that of its home network
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
     /// A country (ISO 3166) that it may send to; repeatable
     #[arg(long = "country", value_name = "CODE")]
     countries: Vec<String>,
@@ -174,6 +177,7 @@ impl ChangeSim {
             ("pools", list(&self.pools)),
             ("weight", number(self.weight)),
             ("warm_up", self.warm_up.as_ref().map(|days| json!(days.0.as_ref().map(|days| json!({"per_day": days}))))),
+            ("preset", self.preset.as_ref().map(|name| json!(name))),
             ("countries", list(&self.countries)),
             ("own_prefixes", list(&self.own_prefixes)),
             ("balance", text(self.balance.as_ref())),

@@ -83,6 +83,7 @@ impl Machine {
                 }
                 Choice::Wait { until_ms: None } => return Served::NoRoom,
                 Choice::Wait { until_ms: Some(until_ms) } => {
+                    self.waits += 1;
                     let until_ms = until_ms.max(now.mono_ms + 1);
                     if self.lanes.serve_at(target, until_ms) {
                         self.timers.at_mono(until_ms, Timer::Serve(target));
@@ -90,6 +91,7 @@ impl Machine {
                     return Served::Empty;
                 }
                 Choice::Unfit { until_ms } => {
+                    self.waits += 1;
                     self.lanes.set_aside(target, class);
                     self.sleep(slot, until_ms.saturating_sub(now.mono_ms).max(1), now);
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::{Down, Held, Report, Telemetry};
 use flotilla_routing::settings::TenantRouting;
+use flotilla_routing::table::Notice;
 
 use crate::domain::event::Event;
 use crate::domain::message::{MessageState, Priority, RouteKind, Submission};
@@ -148,6 +149,8 @@ pub enum Effect {
         session: u64,
         frames: Vec<Down>,
     },
+    /// What somebody should know about routes and budgets. Not kept: what nobody hears is gone.
+    Tell(Vec<Notice>),
     /// Read a message that is not in memory. The tenant is whose it has to be.
     Load {
         tenant: TenantId,

@@ -90,7 +90,7 @@ impl Wishes {
 }
 
 /// Whether a route has to take more than GSM-7. Text in ASCII is decided without planning it.
-fn is_unicode(submission: &Submission) -> bool {
+pub(super) fn is_unicode(submission: &Submission) -> bool {
     let Body::Text(text) = &submission.body else { return false };
     match submission.encoding.alphabet {
         Alphabet::Gsm7 => false,

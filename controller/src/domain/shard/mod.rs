@@ -12,6 +12,7 @@
 //! | `reports` | what devices say about attempts, and inbound messages |
 //! | `ends` | validity, leases, back-off: what time does |
 //! | `residency` | which messages are in memory, and how the others come back |
+//! | `insight` | what people and metrics see of the routes |
 //! | `message`, `lanes`, `fleet`, `timers`, `keys`, `absent`, `slots` | the parts of the state |
 //!
 //! What holds at every moment: an attempt is journaled before its frame leaves; under `duplicates: never` a message with an
@@ -24,6 +25,7 @@ pub mod bench;
 mod dispatch;
 mod ends;
 mod fleet;
+mod insight;
 mod io;
 mod keys;
 mod lanes;
@@ -60,6 +62,7 @@ use residency::{Residency, Stage};
 use slots::{Slot, Slots};
 use timers::{Timer, Timers};
 
+pub use insight::RouteGlance;
 pub use io::{
     AcceptRequest, Acceptance, CancelOutcome, Effect, Input, KeyReused, KnownKey, Link, Order, Output, RequestKey,
     RouteSim, ShardStatus, Token,
@@ -129,6 +132,8 @@ pub struct Machine {
     inbound: FxHashMap<DeviceId, u64>,
     /// When the rules of a tenant choose other plans (Unix ms).
     reclassify_ms: FxHashMap<TenantId, u64>,
+    /// Times that messages were set aside until a limit or a pause lets them go; since the last glance.
+    waits: u64,
 }
 
 /// How many messages are open, in memory or not, by class and state.
@@ -186,6 +191,7 @@ impl Machine {
             look_up_until_ms: now.mono_ms + settings.look_up_ms,
             inbound: restored.inbound.into_iter().collect(),
             reclassify_ms: FxHashMap::default(),
+            waits: 0,
             settings,
         };
         for (tenant, routing) in restored.tenants {
@@ -254,6 +260,10 @@ impl Machine {
             if let Some(session) = device.session.filter(|_| !frames.is_empty()) {
                 self.effects.push(Effect::Send { device: id, session, frames });
             }
+        }
+        let notices = self.routes.take_notices();
+        if !notices.is_empty() {
+            self.effects.push(Effect::Tell(notices));
         }
         let seq = self.seq;
         self.seq += u64::from(!self.events.is_empty());

@@ -57,7 +57,7 @@ pub fn resolve(sim: &Sim, around: &Surroundings) -> RouteSettings {
     let own = &sim.settings;
     let network = sim.plmn.as_deref().and_then(|plmn| Plmn::parse(plmn).ok());
     RouteSettings {
-        limits: presets::resolve(around.platform, None, &around.sim_limits, &own.limits),
+        limits: presets::resolve(around.platform, own.carrier_limits(network), &around.sim_limits, &own.limits),
         device_limits: around.device_limits.clone(),
         windows: own.windows.clone(),
         timezone: own.timezone.clone().unwrap_or_else(|| around.timezone.clone()),

@@ -1,9 +1,10 @@
 //! What people set about a SIM. What they leave out comes from its tenant, its carrier and the kind of its device; see
 //! `fleet::routing::resolve`.
 
-use flotilla_protocol::number::Region;
+use flotilla_protocol::number::{Plmn, Region};
 use flotilla_routing::Micros;
 use flotilla_routing::limits::{Invalid, check_limits, check_price, check_warm_up, check_windows, zone};
+use flotilla_routing::presets;
 use flotilla_routing::settings::{Limits, Price, WarmUp, Window};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,6 +16,8 @@ const POOLS_MAX: usize = 8;
 const POOL_BYTES_MAX: usize = 32;
 const COUNTRIES_MAX: usize = 250;
 const PREFIXES_MAX: usize = 32;
+/// The preset that is none.
+const NO_CARRIER: &str = "none";
 const WEIGHT_MAX: u8 = 100;
 
 /// A SIM's own settings.
@@ -40,7 +43,7 @@ pub struct SimSettings {
     pub weight: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUp>,
-    /// A carrier's limits by name, in the place of those that its home network is known for; `none` for no preset at all.
+    /// The carrier whose known limits count, by name, instead of that of its home network; `none` for no carrier's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub preset: Option<Box<str>>,
@@ -59,6 +62,16 @@ pub struct SimSettings {
 }
 
 impl SimSettings {
+    /// The limits that its carrier is known for, unless it is not to be held to them.
+    pub fn carrier_limits(&self, home: Option<Plmn>) -> Option<&'static Limits> {
+        let carrier = match self.preset.as_deref() {
+            None => home.and_then(presets::carrier),
+            Some(NO_CARRIER) => None,
+            Some(name) => presets::carriers().iter().find(|carrier| carrier.name == name),
+        };
+        carrier.map(|carrier| &carrier.limits)
+    }
+
     /// Everything that has a bound or a form.
     pub fn check(&self) -> Result<(), Invalid> {
         check_limits("limits", &self.limits)?;
@@ -86,6 +99,11 @@ impl SimSettings {
             let fits = (1..=15).contains(&prefix.len()) && prefix.bytes().all(|byte| byte.is_ascii_digit());
             let remedy = "has to be 1 to 15 digits without +, such as 25571";
             need(fits, || Invalid::new(format!("own_prefixes[{place}]"), remedy))?;
+        }
+        if let Some(name) = self.preset.as_deref().filter(|name| *name != NO_CARRIER) {
+            let known: Vec<_> = presets::carriers().iter().map(|carrier| carrier.name).collect();
+            let remedy = || format!("has to be {NO_CARRIER}, or one of: {}", known.join(", "));
+            need(known.contains(&name), || Invalid::new("preset", remedy()))?;
         }
         let weight = self.weight.is_none_or(|weight| weight <= WEIGHT_MAX);
         need(weight, || Invalid::new("weight", format!("has to be 0 to {WEIGHT_MAX}")))
@@ -165,7 +183,8 @@ mod tests {
             sim.weight = Some(100);
         });
         assert_eq!(good, Ok(()));
-        let cases: [(fn(&mut SimSettings), &str); 12] = [
+        let cases: [(fn(&mut SimSettings), &str); 13] = [
+            (|sim| sim.preset = Some("Nobody".into()), "preset"),
             (|sim| sim.limits.gap_ms = Some(u32::MAX), "limits.gap_ms"),
             (|sim| sim.timezone = Some("Africa/Nowhere".into()), "timezone"),
             (|sim| sim.warm_up = Some(WarmUp::default()), "warm_up.per_day"),
@@ -182,6 +201,19 @@ mod tests {
         for (change, field) in cases {
             assert_eq!(with(change), Err(field.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_carrier_is_known_by_its_network_or_named() {
+        let carrier = &presets::carriers()[0];
+        let home = Plmn::parse("310260").unwrap();
+        let with = |preset: Option<&str>| SimSettings { preset: preset.map(Into::into), ..SimSettings::default() };
+        assert_eq!(with(None).carrier_limits(None), None);
+        assert_eq!(with(None).carrier_limits(Some(home)), presets::carrier(home).map(|carrier| &carrier.limits));
+        assert_eq!(with(Some("none")).carrier_limits(Some(home)), None);
+        assert_eq!(with(Some(carrier.name)).carrier_limits(None), Some(&carrier.limits));
+        assert_eq!(with(Some(carrier.name)).check(), Ok(()));
+        assert_eq!(with(Some("none")).check(), Ok(()));
     }
 
     #[test]

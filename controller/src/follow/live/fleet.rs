@@ -5,8 +5,8 @@ use flotilla_protocol::wire::{SimHealth, SimState, Telemetry};
 use flotilla_routing::Micros;
 use serde::Serialize;
 
-use super::Live;
 use super::render::Time;
+use super::{Live, routing};
 use crate::clock::{Clock, SystemClock};
 use crate::fleet::sims::SimChange;
 use crate::gateway::{FleetEvent, FleetEvents};
@@ -29,6 +29,7 @@ impl FleetEvents for Live {
             FleetEvent::Telemetry { device, telemetry } => {
                 self.publish(tenant, "device.telemetry", at_ms, &TelemetryData::new(device, at, &telemetry));
             }
+            FleetEvent::Routing(notice) => routing::publish(self, tenant, at_ms, &notice),
             FleetEvent::LowBalance { sim, amount } => {
                 self.publish(tenant, "sim.low_balance", at_ms, &BalanceData { sim, at, balance: amount });
             }

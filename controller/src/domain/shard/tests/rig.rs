@@ -12,6 +12,7 @@ use flotilla_protocol::wire::{
 use flotilla_routing::fact::Charge;
 use flotilla_routing::ledger::Ledger;
 use flotilla_routing::settings::{TenantRouting, Tenants};
+use flotilla_routing::table::Notice;
 
 use crate::domain::Now;
 use crate::domain::event::{EventKind, Inbound};
@@ -55,6 +56,7 @@ pub(super) struct Rig {
     pub(super) seq: u64,
     epoch: u64,
     pub(super) frames: BTreeMap<DeviceId, Vec<Down>>,
+    pub(super) notices: Vec<Notice>,
     pub(super) replies: HashMap<Token, Reply>,
     next: u64,
     positions: BTreeMap<DeviceId, u64>,
@@ -104,6 +106,7 @@ impl Rig {
             seq: 0,
             epoch: 1,
             frames: BTreeMap::new(),
+            notices: Vec::new(),
             replies: HashMap::new(),
             next: 0,
             positions: BTreeMap::new(),
@@ -199,6 +202,7 @@ impl Rig {
                         self.frames.entry(device).or_default().extend(frames);
                     }
                 }
+                Effect::Tell(notices) => self.notices.extend(notices),
                 read if self.hold_reads => self.reads.push(read),
                 read => self.answer(read),
             }
