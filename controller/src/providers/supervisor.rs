@@ -50,6 +50,14 @@ impl Sessions {
         self.0.read().get(&id).map(|session| session.live.lock().clone())
     }
 
+    /// As a panic would.
+    #[cfg(test)]
+    pub(crate) fn kill(&self, id: ProviderId) {
+        if let Some(session) = self.0.read().get(&id) {
+            session.actor.kill();
+        }
+    }
+
     pub fn count(&self) -> usize {
         self.0.read().len()
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -452,5 +453,83 @@ async fn an_smsc_that_lets_nobody_in_gets_nothing() {
     assert_eq!(service.taken().len(), 1);
     let tested = world.call(world.post(&format!("/v1/providers/{}/test", id(&provider)), &world.key)).await;
     assert_eq!(tested.body["verdict"], "refused", "{tested:?}");
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_dies_leaves_a_doubt_and_no_second_message() {
+    let (world, service) = (world().await, Service::start(Mood::Hold).await);
+    let mut slow = account(&service);
+    slow["timeout_ms"] = json!(60_000);
+    let provider = world.add(&slow).await;
+    let message = world.send("hello").await;
+    let taken = service.takes(1).await;
+    let sessions = world.node.api.providers.sessions();
+    sessions.kill(id(&provider).parse().unwrap());
+    // The next session does not know the attempt, so it may have been sent.
+    world.until_state(&message, "unknown").await;
+    service.set_mood(Mood::Take);
+    let next = world.send("another").await;
+    world.until_state(&next, "sent").await;
+    assert_eq!(service.taken().len(), 2, "the first one was not sent again");
+    // The request of the dead session goes on, and what it learns settles the doubt with the report.
+    service.release();
+    let told = || world.call_back(id(&provider), &report(&taken[0].id, "delivered"));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert_eq!(told().await.status, 200);
+        let found = world.call(world.get(&format!("/v1/messages/{message}"), &world.key)).await;
+        if found.body["state"] == "delivered" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{found:?}");
+    }
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn makers_are_asked_and_low_balances_are_told() {
+    let (world, service) = (world().await, Service::start(Mood::Take).await);
+    let tenant = world.tenant.parse().unwrap();
+    let mut events = std::pin::pin!(world.node.api.live.subscribe(tenant, None).await.unwrap());
+    service.set_balance(1_500_000);
+    service.set_polled("delivered");
+    let mut poor = account(&service);
+    poor["low_balance"] = json!("2.5");
+    let provider = world.add(&poor).await;
+    let low = loop {
+        let event = events.next().await.unwrap();
+        if event.kind == "provider.low_balance" {
+            break serde_json::from_slice::<Value>(&event.data).unwrap();
+        }
+    };
+    assert_eq!((&low["provider"], &low["amount"], &low["currency"]), (&provider["id"], &json!("1.5"), &json!("USD")));
+    let message = world.send("hello").await;
+    world.until_state(&message, "delivered").await;
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_goes_out_in_one_request() {
+    let (world, service) = (world().await, Service::start(Mood::Hold).await);
+    let mut batches = account(&service);
+    (batches["batch_size"], batches["window"], batches["timeout_ms"]) = (json!(10), json!(20), json!(30_000));
+    let provider = world.add(&batches).await;
+    let numbers: Vec<String> = (0..30).map(|n| format!("+2557123456{n:02}")).collect();
+    let body = json!({"to": numbers, "text": "hello"});
+    let sent = world.call(world.post("/v1/messages", &world.key).json(&body)).await;
+    assert_eq!(sent.status, 202, "{sent:?}");
+    // The window and no more.
+    service.takes(20).await;
+    let full = |provider: &Value| provider["live"]["in_flight"] == 20;
+    world.until(&format!("/v1/providers/{}", id(&provider)), full).await;
+    assert_eq!((service.taken().len(), service.requests()), (20, 2));
+    service.set_mood(Mood::Take);
+    service.release();
+    service.takes(30).await;
+    service.release();
+    for message in sent.body["messages"].as_array().unwrap() {
+        world.until_state(message["id"].as_str().unwrap(), "sent").await;
+    }
     world.node.shutdown().await;
 }

@@ -1,7 +1,6 @@
 //! A service that plays the test maker on a loopback port: takes messages, remembers what it has taken, and misbehaves as it is
 //! told.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,8 +44,6 @@ pub(crate) struct Taken {
 
 struct Inner {
     mood: Mutex<Mood>,
-    /// Moods for the next requests, before `mood`.
-    next: Mutex<VecDeque<Mood>>,
     taken: watch::Sender<Vec<Taken>>,
     requests: watch::Sender<usize>,
     release: Notify,
@@ -73,7 +70,6 @@ impl Service {
     pub(crate) async fn start(mood: Mood) -> Self {
         let inner = Arc::new(Inner {
             mood: Mutex::new(mood),
-            next: Mutex::default(),
             taken: watch::Sender::new(Vec::new()),
             requests: watch::Sender::new(0),
             release: Notify::new(),
@@ -95,10 +91,6 @@ impl Service {
 
     pub(crate) fn set_mood(&self, mood: Mood) {
         *self.inner.mood.lock() = mood;
-    }
-
-    pub(crate) fn then(&self, mood: Mood) {
-        self.inner.next.lock().push_back(mood);
     }
 
     pub(crate) fn set_balance(&self, micros: i64) {
@@ -131,6 +123,11 @@ impl Service {
     pub(crate) async fn takes(&self, count: usize) -> Vec<Taken> {
         let mut taken = self.inner.taken.subscribe();
         taken.wait_for(|taken| taken.len() >= count).await.unwrap().clone()
+    }
+
+    /// Requests with messages so far.
+    pub(crate) fn requests(&self) -> usize {
+        *self.inner.requests.borrow()
     }
 
     /// Waits until so many requests with messages have come, taken or not.
@@ -173,7 +170,7 @@ async fn answer(
 }
 
 async fn send(inner: &Inner, value: &Value) -> Response {
-    let mood = inner.next.lock().pop_front().unwrap_or_else(|| inner.mood.lock().clone());
+    let mood = inner.mood.lock().clone();
     inner.requests.send_modify(|requests| *requests += 1);
     let messages = value["messages"].as_array().cloned().unwrap_or_default();
     match mood {
