@@ -474,7 +474,8 @@ async fn a_session_that_dies_leaves_a_doubt_and_no_second_message() {
     assert_eq!(service.taken().len(), 2, "the first one was not sent again");
     // The request of the dead session goes on, and what it learns settles the doubt with the report.
     service.release();
-    let told = || world.call_back(id(&provider), &report(&taken[0].id, "delivered"));
+    let delivered = report(&taken[0].id, "delivered");
+    let told = || world.call_back(id(&provider), &delivered);
     let deadline = Instant::now() + PATIENCE;
     loop {
         assert_eq!(told().await.status, 200);
