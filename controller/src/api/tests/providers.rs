@@ -517,7 +517,8 @@ async fn a_batch_goes_out_in_one_request() {
     (batches["batch_size"], batches["window"], batches["timeout_ms"]) = (json!(10), json!(20), json!(30_000));
     let provider = world.add(&batches).await;
     let numbers: Vec<String> = (0..30).map(|n| format!("+2557123456{n:02}")).collect();
-    let body = json!({"to": numbers, "text": "hello"});
+    // A part of the window is kept for urgent ones.
+    let body = json!({"to": numbers, "text": "hello", "priority": "urgent"});
     let sent = world.call(world.post("/v1/messages", &world.key).json(&body)).await;
     assert_eq!(sent.status, 202, "{sent:?}");
     // The window and no more.
