@@ -7,6 +7,7 @@ use flotilla_protocol::id::{ProviderId, SenderId, TenantId};
 use flotilla_protocol::number::Region;
 use flotilla_providers::{Account, Capabilities, FieldError};
 use flotilla_routing::Micros;
+use flotilla_routing::limits::{Invalid, check_limits, check_price, check_windows, zone};
 use flotilla_routing::settings::{Limits, Price, RouteSettings, Window};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -30,7 +31,6 @@ const SECRETS_BYTES_MAX: usize = 12 * 1024;
 const SENDER_BYTES_MAX: usize = 64;
 const COUNTRIES_MAX: usize = 250;
 const POOLS_MAX: usize = 16;
-const WINDOWS_MAX: usize = 16;
 
 /// One number or name that an account sends from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -183,6 +183,12 @@ pub struct Wrong {
     pub problem: String,
 }
 
+impl From<Invalid> for Wrong {
+    fn from(invalid: Invalid) -> Self {
+        wrong(invalid.field, invalid.remedy)
+    }
+}
+
 fn wrong(field: impl Into<String>, problem: impl Into<String>) -> Wrong {
     Wrong { field: field.into(), problem: problem.into() }
 }
@@ -291,10 +297,9 @@ impl Settings {
         if !(500..=60_000).contains(&self.timeout_ms) {
             return Err(wrong("timeout_ms", "give 500 to 60000 milliseconds"));
         }
-        if !self.timezone.is_empty() && jiff::tz::TimeZone::get(&self.timezone).is_err() {
-            return Err(wrong("timezone", "give a name such as Africa/Dar_es_Salaam, or leave it out for UTC"));
-        }
+        zone("timezone", &self.timezone)?;
         check_countries("countries", &self.countries)?;
+        check_limits("limits", &self.limits)?;
         check_price("price", &self.price)?;
         self.check_senders()
     }
@@ -343,9 +348,8 @@ impl Settings {
             if sender.pools.len() > POOLS_MAX || sender.pools.iter().any(|pool| !(1..=64).contains(&pool.len())) {
                 return Err(wrong(at("pools"), format!("give at most {POOLS_MAX} names of 1 to 64 bytes")));
             }
-            if sender.windows.len() > WINDOWS_MAX {
-                return Err(wrong(at("windows"), format!("give at most {WINDOWS_MAX}")));
-            }
+            check_windows(&at("windows"), &sender.windows)?;
+            check_limits(&at("limits"), &sender.limits)?;
             check_countries(&at("countries"), &sender.countries)?;
             if let Some(price) = &sender.price {
                 check_price(&at("price"), price)?;
@@ -433,11 +437,4 @@ fn check_country(field: &str, country: &str) -> Result<(), Wrong> {
     } else {
         Err(wrong(field, format!("`{country}`: give ISO 3166 codes of two capitals, such as TZ")))
     }
-}
-
-fn check_price(field: &str, price: &Price) -> Result<(), Wrong> {
-    if price.by_country.len() > COUNTRIES_MAX {
-        return Err(wrong(format!("{field}.by_country"), format!("give at most {COUNTRIES_MAX}")));
-    }
-    price.by_country.keys().try_for_each(|country| check_country(&format!("{field}.by_country"), country))
 }

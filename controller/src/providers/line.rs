@@ -184,9 +184,7 @@ impl Line {
     /// `None` when the maker does not tell.
     pub(super) async fn balance(&self) -> Option<Balance> {
         let maker = self.maker();
-        if maker.balance(&self.account, self.now_ms()).is_none() {
-            return None;
-        }
+        drop(maker.balance(&self.account, self.now_ms())?);
         match self.ask(|account, now_ms| Ok(maker.balance(account, now_ms).unwrap_or_else(unable)?)).await {
             Ok((account, answer)) => maker.balance_of(&account, &answer),
             Err(trouble) => {

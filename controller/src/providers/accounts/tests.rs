@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flotilla_protocol::id::{ProviderId, TenantId};
+use flotilla_routing::settings::Window;
 use tempfile::TempDir;
 
 use super::*;
@@ -150,7 +151,8 @@ async fn changes_are_seen_elsewhere_and_do_not_overwrite_each_other() {
 async fn wrong_settings_name_their_field() {
     let world = World::new().await;
     let accounts = world.accounts().await;
-    let cases: &[(&str, fn(&mut NewProvider))] = &[
+    type Change = fn(&mut NewProvider);
+    let cases: &[(&str, Change)] = &[
         ("name", |new| new.name.clear()),
         ("base_url", |new| new.settings.base_url = Some("http://127.0.0.1:9".into())),
         ("base_url", |new| new.settings.base_url = Some("no address".into())),
@@ -163,6 +165,10 @@ async fn wrong_settings_name_their_field() {
         ("senders[0].weight", |new| new.settings.senders[0].weight = 101),
         ("senders[0].countries", |new| new.settings.senders[0].countries = vec!["tz".into()]),
         ("senders[0].id", |new| new.settings.senders[0].id = Some(SenderId::from_bytes([1; 16]))),
+        ("senders[0].windows[0].from", |new| {
+            let window = Window { days: vec![], from: "25:00".into(), to: "26:00".into() };
+            new.settings.senders[0].windows.push(window);
+        }),
         ("countries", |new| new.settings.countries = vec!["Tanzania".into()]),
         ("timezone", |new| new.settings.timezone = "Mars/Olympus".into()),
         ("window", |new| new.settings.window = 501),
