@@ -8,6 +8,7 @@
 //! A line holds a window of its events in memory; the rest stays in the store and is asked for in order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use flotilla_protocol::id::WebhookId;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -20,7 +21,9 @@ pub(super) const GIVE_UP_MS: u64 = 2 * 86_400_000;
 /// Refusals in a row after which an endpoint is taken for dead.
 const FAILURES_MAX: u32 = 5;
 /// Events of one endpoint on their way at once.
-const PARALLEL_MAX: usize = 16;
+pub(super) const PARALLEL_MAX: usize = 16;
+/// And while there is little room for all: so endpoints that answer slowly do not fill it.
+pub(super) const PARALLEL_PRESSED: usize = 2;
 /// Events of one endpoint in memory.
 pub(super) const WINDOW: usize = 2_000;
 /// A pause that an endpoint asks for is believed up to this.
@@ -45,6 +48,9 @@ pub(super) struct LineId {
 }
 
 impl LineId {
+    /// No line comes before it.
+    const FIRST: Self = Self { webhook: WebhookId::from_bytes([0; 16]), journaled: false };
+
     pub(super) fn both(webhook: WebhookId) -> [Self; 2] {
         [true, false].map(|journaled| Self { webhook, journaled })
     }
@@ -104,7 +110,9 @@ pub(super) enum Verdict {
 
 #[derive(Debug, Default)]
 pub(super) struct Courier {
-    lines: FxHashMap<LineId, Line>,
+    lines: BTreeMap<LineId, Line>,
+    /// The line that was served last when there was no room for all: the next ones come first.
+    served: Option<LineId>,
 }
 
 #[derive(Debug)]
@@ -173,9 +181,13 @@ impl Line {
         }
     }
 
-    fn take(&mut self, now_ms: u64) -> Option<Parcel> {
-        let parallel = if self.failures >= FAILURES_MAX { 1 } else { PARALLEL_MAX };
-        if self.on_their_way.len() >= parallel || now_ms < self.paused_until_ms.max(self.free_ms) {
+    /// Whether as many are on their way as may be.
+    fn is_full(&self, parallel: usize) -> bool {
+        self.on_their_way.len() >= if self.failures >= FAILURES_MAX { 1 } else { parallel }
+    }
+
+    fn take(&mut self, now_ms: u64, parallel: usize) -> Option<Parcel> {
+        if self.is_full(parallel) || now_ms < self.paused_until_ms.max(self.free_ms) {
             return None;
         }
         let (_, place) = self.due.first().copied().filter(|(at, _)| *at <= now_ms)?;
@@ -187,9 +199,8 @@ impl Line {
         self.parcels.get(&place).cloned()
     }
 
-    fn deadline(&self) -> Option<u64> {
-        let parallel = if self.failures >= FAILURES_MAX { 1 } else { PARALLEL_MAX };
-        if self.on_their_way.len() >= parallel {
+    fn deadline(&self, parallel: usize) -> Option<u64> {
+        if self.is_full(parallel) {
             return None;
         }
         self.due.first().map(|(at, _)| (*at).max(self.paused_until_ms).max(self.free_ms))
@@ -257,11 +268,21 @@ impl Courier {
         }
     }
 
-    /// What may go now. Each event once, until [`Courier::tried`].
-    pub(super) fn take(&mut self, now_ms: u64) -> Vec<(LineId, Parcel)> {
+    /// What may go now: `most` events, and no more of a line than make `parallel` on their way. Each event once, until
+    /// [`Courier::tried`]; lines take turns when there are more.
+    pub(super) fn take(&mut self, now_ms: u64, most: usize, parallel: usize) -> Vec<(LineId, Parcel)> {
         let mut taken = Vec::new();
-        for (id, line) in &mut self.lines {
-            taken.extend(std::iter::from_fn(|| line.take(now_ms)).map(|parcel| (*id, parcel)));
+        let after = self.served.map_or(Bound::Unbounded, Bound::Excluded);
+        let until = self.served.map_or(Bound::Excluded(LineId::FIRST), Bound::Included);
+        for lines in [(after, Bound::Unbounded), (Bound::Unbounded, until)] {
+            for (id, line) in self.lines.range_mut(lines) {
+                let room = most - taken.len();
+                taken.extend(std::iter::from_fn(|| line.take(now_ms, parallel)).take(room).map(|parcel| (*id, parcel)));
+                if taken.len() == most {
+                    self.served = Some(*id);
+                    return taken;
+                }
+            }
         }
         taken
     }
@@ -306,9 +327,9 @@ impl Courier {
         Some(verdict)
     }
 
-    /// When to take again, if only time has to pass (Unix ms).
-    pub(super) fn next_deadline(&self) -> Option<u64> {
-        self.lines.values().filter_map(Line::deadline).min()
+    /// When to take so many in parallel again, if only time has to pass (Unix ms).
+    pub(super) fn next_deadline(&self, parallel: usize) -> Option<u64> {
+        self.lines.values().filter_map(|line| line.deadline(parallel)).min()
     }
 }
 

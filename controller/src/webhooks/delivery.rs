@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{self, Subject};
-use super::courier::{LineId, Parcel, Tried, WINDOW};
+use super::courier::{LineId, PARALLEL_MAX, PARALLEL_PRESSED, Parcel, Tried, WINDOW};
 use super::endpoint::Endpoint;
 use super::queue::Settled;
 use super::sender::{Answer, Letter, Sender};
@@ -46,16 +46,18 @@ impl Delivery {
         let mut under_way = JoinSet::new();
         while !stop.is_cancelled() {
             let now_ms = self.now_ms();
-            let may_send = under_way.len() < UNDER_WAY_MAX && self.shared.outcomes.lock().settled.len() < OUTCOMES_MAX;
+            let may_send = self.shared.outcomes.lock().settled.len() < OUTCOMES_MAX;
             if may_send {
-                let taken = self.shared.courier.lock().take(now_ms);
+                let (most, parallel) = room_for(under_way.len());
+                let taken = self.shared.courier.lock().take(now_ms, most, parallel);
                 for (line, parcel) in taken {
                     let delivery = self.clone();
                     under_way.spawn(async move { delivery.deliver(line, parcel).await });
                 }
             }
             self.load().await;
-            let deadline = self.shared.courier.lock().next_deadline().filter(|_| may_send);
+            let (most, parallel) = room_for(under_way.len());
+            let deadline = self.shared.courier.lock().next_deadline(parallel).filter(|_| may_send && most > 0);
             let wait = deadline.map(|at| Duration::from_millis(at.saturating_sub(self.now_ms()).max(1)));
             tokio::select! {
                 () = self.shared.wake.notified() => {}
@@ -264,9 +266,30 @@ impl Delivery {
     }
 }
 
+/// How many more may be sent, and how many of an endpoint at once. Half of the room is for those that do not hold much of it.
+fn room_for(under_way: usize) -> (usize, usize) {
+    match (UNDER_WAY_MAX / 2).checked_sub(under_way) {
+        Some(most @ 1..) => (most, PARALLEL_MAX),
+        _ => (UNDER_WAY_MAX.saturating_sub(under_way), PARALLEL_PRESSED),
+    }
+}
+
 async fn pause(wait: Option<Duration>) {
     match wait {
         Some(wait) => tokio::time::sleep(wait).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_endpoints_leave_room_for_others() {
+        assert_eq!(room_for(0), (UNDER_WAY_MAX / 2, PARALLEL_MAX));
+        assert_eq!(room_for(UNDER_WAY_MAX / 2 - 1), (1, PARALLEL_MAX));
+        assert_eq!(room_for(UNDER_WAY_MAX / 2), (UNDER_WAY_MAX / 2, PARALLEL_PRESSED));
+        assert_eq!(room_for(UNDER_WAY_MAX + 9).0, 0);
     }
 }

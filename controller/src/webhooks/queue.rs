@@ -238,6 +238,9 @@ fn settle(tx: &mut dyn Tx, one: &Settled) -> Result<(), SqlError> {
             tx.execute(sql, sql_params![attempts, next_ms, error, webhook, seq, index])
         }
         Verdict::GivenUp => {
+            // Given up once before: its position went back after a restore. Two of them would hold up all outcomes.
+            let sql = "DELETE FROM webhook_parcels WHERE webhook = $1 AND dead = 1 AND seq = $2 AND place = $3";
+            tx.execute(sql, sql_params![webhook, seq, index])?;
             let sql = "UPDATE webhook_parcels SET dead = 1, dead_ms = $1, attempts = attempts + 1, last_error = $2
                 WHERE webhook = $3 AND dead = 0 AND seq = $4 AND place = $5";
             tx.execute(sql, sql_params![one.at_ms, error, webhook, seq, index])
@@ -270,4 +273,37 @@ fn waiting(row: &Row) -> Result<Waiting, SqlError> {
         dead_ms: row.get("dead_ms")?,
         last_error: row.get("last_error")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::new_stores;
+
+    /// After a restore the journal may be taken once more from an older position.
+    #[tokio::test]
+    async fn what_was_given_up_before_is_given_up_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::new(new_stores(dir.path()).catalog);
+        let (shard, epoch, webhook) = (ShardId(3), Epoch(1), WebhookId::from_bytes([7; 16]));
+        let place = Place { seq: 5, index: 2 };
+        let parcel = Parcel {
+            place,
+            subject: [1; 16],
+            kind: "message.sent".into(),
+            at_ms: 1_000,
+            since_ms: 1_000,
+            data: bytes::Bytes::from_static(b"{}"),
+            attempts: 0,
+            next_ms: 0,
+        };
+        assert_eq!(queue.gain(vec![(shard, epoch)]).await.unwrap(), [0]);
+        for at_ms in [10, 20] {
+            queue.write(vec![(shard, epoch, 5)], vec![(shard, webhook, parcel.clone())]).await.unwrap();
+            assert_eq!(queue.counts(webhook).await.unwrap().0, 1);
+            let given_up = Settled { webhook, place, verdict: Verdict::GivenUp, at_ms, error: None };
+            queue.settle(vec![given_up]).await.unwrap();
+            assert_eq!(queue.counts(webhook).await.unwrap(), (0, 1));
+        }
+    }
 }

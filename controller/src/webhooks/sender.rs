@@ -68,13 +68,21 @@ pub(super) struct Sender {
 
 impl Sender {
     pub(super) fn new(guard: NetGuard) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .redirect(Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .dns_resolver(guard.resolver())
-            .no_proxy()
-            .build()?;
+        // Another part of the process may have installed it.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let builder = || {
+            reqwest::Client::builder()
+                .redirect(Policy::none())
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(TIMEOUT)
+                .dns_resolver(guard.resolver())
+                .no_proxy()
+        };
+        let client = builder().build().or_else(|error| {
+            // Small machines have no roots; that is no reason for the controller not to start.
+            tracing::warn!(error = reason(&error), "webhooks cannot be reached over TLS: install the CA certificates");
+            builder().tls_certs_only([]).build()
+        })?;
         Ok(Self { client, guard })
     }
 
@@ -173,6 +181,26 @@ mod tests {
         assert!(sender.check("https://example.org/hooks?x=1").is_ok());
         let inside = Sender::new(NetGuard { allow_private: true }).unwrap();
         assert!(inside.check("http://127.0.0.1:8000/hook").is_ok());
+    }
+
+    /// In a process of its own, since the environment belongs to all tests.
+    #[test]
+    fn a_machine_without_ca_certificates_starts_all_the_same() {
+        let this = std::env::current_exe().unwrap();
+        let test = concat!(module_path!(), "::addresses_inside_are_refused");
+        let test = test.split_once("::").unwrap().1;
+        let child = std::process::Command::new(this)
+            .args(["--exact", test])
+            .env("SSL_CERT_FILE", "/nonexistent/roots.pem")
+            .env("SSL_CERT_DIR", "/nonexistent")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout).into_owned();
+        assert!(
+            child.status.success() && said.contains("1 passed"),
+            "{said}{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
     }
 
     #[test]

@@ -36,7 +36,7 @@ fn opened(rate_per_s: u32, parcels: Vec<Parcel>) -> Courier {
 }
 
 fn taken(courier: &mut Courier, now_ms: u64) -> Vec<u64> {
-    courier.take(now_ms).into_iter().map(|(_, parcel)| parcel.place.seq).collect()
+    courier.take(now_ms, usize::MAX, PARALLEL_MAX).into_iter().map(|(_, parcel)| parcel.place.seq).collect()
 }
 
 const REFUSED: Tried = Tried::Refused { retry_after_ms: None };
@@ -52,6 +52,30 @@ fn a_subject_goes_one_by_one_and_others_beside_it() {
 }
 
 #[test]
+fn no_more_go_than_there_is_room_for_and_lines_take_turns() {
+    let mut courier = Courier::default();
+    for n in 1..=5 {
+        courier.open(endpoint(n), 1_000);
+        assert_eq!(courier.wants().len(), 1);
+        courier.loaded(endpoint(n), (1..=40).map(|seq| parcel(seq, seq as u8)).collect(), false);
+    }
+    let mut seen: HashMap<LineId, usize> = HashMap::new();
+    for round in 0..5 {
+        let taken = courier.take(10_000 + round, PARALLEL_MAX, PARALLEL_MAX);
+        assert_eq!(taken.len(), PARALLEL_MAX);
+        for (line, parcel) in taken {
+            *seen.entry(line).or_default() += 1;
+            courier.tried(line, parcel.place, &Tried::Delivered, 10_000 + round, 0.5);
+        }
+    }
+    assert_eq!(seen.len(), 5, "each line had its turn: {seen:?}");
+    assert_eq!(courier.take(10_010, 0, PARALLEL_MAX), []);
+    let pressed = courier.take(10_010, usize::MAX, PARALLEL_PRESSED);
+    assert_eq!(pressed.len(), 5 * PARALLEL_PRESSED);
+    assert_eq!(courier.next_deadline(PARALLEL_PRESSED), None, "nothing but an answer makes room");
+}
+
+#[test]
 fn a_refused_event_waits_longer_each_time_and_is_given_up_after_two_days() {
     let mut courier = opened(1_000, vec![parcel(1, 7), parcel(2, 7)]);
     let (mut now_ms, mut pauses) = (0, vec![]);
@@ -61,7 +85,7 @@ fn a_refused_event_waits_longer_each_time_and_is_given_up_after_two_days() {
             Verdict::Again { next_ms, .. } => {
                 pauses.push((next_ms - now_ms) / 1_000);
                 assert_eq!(taken(&mut courier, next_ms - 1), [0u64; 0]);
-                now_ms = courier.next_deadline().unwrap();
+                now_ms = courier.next_deadline(PARALLEL_MAX).unwrap();
             }
             Verdict::GivenUp => break,
             Verdict::Done => unreachable!(),
@@ -69,7 +93,7 @@ fn a_refused_event_waits_longer_each_time_and_is_given_up_after_two_days() {
     }
     assert_eq!(pauses[..6], [5, 30, 120, 600, 3_600, 10_800]);
     assert!((GIVE_UP_MS..GIVE_UP_MS + BACK_OFF_MS[6]).contains(&now_ms));
-    let again = courier.next_deadline().unwrap();
+    let again = courier.next_deadline(PARALLEL_MAX).unwrap();
     assert_eq!(taken(&mut courier, again), [2], "the next one has its chance");
 }
 
@@ -82,7 +106,7 @@ fn a_dead_endpoint_gets_one_event_at_a_time() {
         courier.tried(endpoint(1), place(seq), &REFUSED, 10_000, 0.5).unwrap();
     }
     assert_eq!(taken(&mut courier, 10_001), [0u64; 0]);
-    let probe = courier.next_deadline().unwrap();
+    let probe = courier.next_deadline(PARALLEL_MAX).unwrap();
     let probed = taken(&mut courier, probe);
     assert_eq!(probed.len(), 1);
     courier.tried(endpoint(1), place(probed[0]), &Tried::Delivered, probe, 0.5).unwrap();
@@ -95,7 +119,7 @@ fn an_endpoint_may_ask_for_a_pause_and_has_its_rate() {
     courier.append(endpoint(1), (4..=30).map(|n| parcel(n, n as u8)).collect());
     let mut sent = 0;
     for now_ms in (50_000..55_000).step_by(10) {
-        for (_, parcel) in courier.take(now_ms) {
+        for (_, parcel) in courier.take(now_ms, usize::MAX, PARALLEL_MAX) {
             sent += 1;
             let tried = if parcel.place.seq == 1 && parcel.attempts == 0 {
                 Tried::Refused { retry_after_ms: Some(20_000) }
@@ -106,7 +130,7 @@ fn an_endpoint_may_ask_for_a_pause_and_has_its_rate() {
         }
     }
     assert_eq!(sent, 30, "all but the one that waits, at ten a second after a second's burst");
-    assert!(courier.next_deadline().unwrap() >= 70_000);
+    assert!(courier.next_deadline(PARALLEL_MAX).unwrap() >= 70_000);
 }
 
 #[test]
@@ -115,7 +139,7 @@ fn lines_do_not_know_of_each_other() {
     courier.open(endpoint(2), 1_000);
     courier.wants();
     courier.loaded(endpoint(2), vec![parcel(1, 7)], false);
-    assert_eq!(courier.take(10_000).len(), 2);
+    assert_eq!(courier.take(10_000, usize::MAX, PARALLEL_MAX).len(), 2);
     courier.close(endpoint(1));
     assert_eq!(courier.tried(endpoint(1), place(1), &Tried::Delivered, 10_000, 0.5), None);
     assert_eq!(courier.tried(endpoint(2), place(1), &REFUSED, 10_000, 0.5).map(|v| v == Verdict::Done), Some(false));
@@ -158,7 +182,7 @@ impl World {
             let page: Vec<Parcel> = rest.iter().take(3).cloned().collect();
             self.courier.loaded(of, page, rest.len() > 3);
         }
-        for (_, parcel) in self.courier.take(self.now_ms) {
+        for (_, parcel) in self.courier.take(self.now_ms, usize::MAX, PARALLEL_MAX) {
             assert!(
                 self.on_their_way.iter().all(|other| other.subject != parcel.subject),
                 "one of a subject at a time"
@@ -218,7 +242,7 @@ proptest! {
                 world.end(0, true);
             }
             world.settle();
-            match world.courier.next_deadline() {
+            match world.courier.next_deadline(PARALLEL_MAX) {
                 _ if !world.on_their_way.is_empty() => {}
                 Some(at_ms) => world.now_ms = world.now_ms.max(at_ms),
                 None => break,
