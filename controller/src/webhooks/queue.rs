@@ -185,12 +185,15 @@ impl Queue {
             .await
     }
 
-    /// Forgets what was given up long ago.
+    /// Forgets what was given up long ago, and what has waited as long: its endpoint was disabled or deleted while this was
+    /// on its way into the line, so nobody will ever try it.
     pub(super) async fn prune(&self, now_ms: u64) -> Result<u64, SqlError> {
         self.catalog
             .run(move |tx| {
-                let sql = "DELETE FROM webhook_parcels WHERE dead = 1 AND dead_ms < $1";
-                tx.execute(sql, sql_params![now_ms.saturating_sub(DEAD_MS)])
+                let sql =
+                    "DELETE FROM webhook_parcels WHERE (dead = 1 AND dead_ms < $1) OR (dead = 0 AND since_ms < $2)";
+                let before_ms = now_ms.saturating_sub(DEAD_MS);
+                tx.execute(sql, sql_params![before_ms, before_ms])
             })
             .await
     }
@@ -280,30 +283,47 @@ mod tests {
     use super::*;
     use crate::store::testing::new_stores;
 
+    const PLACE: Place = Place { seq: 5, index: 2 };
+
+    fn parcel(since_ms: u64) -> Parcel {
+        Parcel {
+            place: PLACE,
+            subject: [1; 16],
+            kind: "message.sent".into(),
+            at_ms: since_ms,
+            since_ms,
+            data: bytes::Bytes::from_static(b"{}"),
+            attempts: 0,
+            next_ms: 0,
+        }
+    }
+
     /// After a restore the journal may be taken once more from an older position.
     #[tokio::test]
     async fn what_was_given_up_before_is_given_up_again() {
         let dir = tempfile::tempdir().unwrap();
         let queue = Queue::new(new_stores(dir.path()).catalog);
         let (shard, epoch, webhook) = (ShardId(3), Epoch(1), WebhookId::from_bytes([7; 16]));
-        let place = Place { seq: 5, index: 2 };
-        let parcel = Parcel {
-            place,
-            subject: [1; 16],
-            kind: "message.sent".into(),
-            at_ms: 1_000,
-            since_ms: 1_000,
-            data: bytes::Bytes::from_static(b"{}"),
-            attempts: 0,
-            next_ms: 0,
-        };
         assert_eq!(queue.gain(vec![(shard, epoch)]).await.unwrap(), [0]);
         for at_ms in [10, 20] {
-            queue.write(vec![(shard, epoch, 5)], vec![(shard, webhook, parcel.clone())]).await.unwrap();
+            queue.write(vec![(shard, epoch, 5)], vec![(shard, webhook, parcel(1_000))]).await.unwrap();
             assert_eq!(queue.counts(webhook).await.unwrap().0, 1);
-            let given_up = Settled { webhook, place, verdict: Verdict::GivenUp, at_ms, error: None };
+            let given_up = Settled { webhook, place: PLACE, verdict: Verdict::GivenUp, at_ms, error: None };
             queue.settle(vec![given_up]).await.unwrap();
             assert_eq!(queue.counts(webhook).await.unwrap(), (0, 1));
         }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_will_ever_try_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::new(new_stores(dir.path()).catalog);
+        let (shard, epoch) = (ShardId(3), Epoch(1));
+        queue.gain(vec![(shard, epoch)]).await.unwrap();
+        let of = |n: u8, since_ms| (shard, WebhookId::from_bytes([n; 16]), parcel(since_ms));
+        queue.write(vec![(shard, epoch, 5)], vec![of(1, 1_000), of(2, DEAD_MS)]).await.unwrap();
+        assert_eq!(queue.prune(DEAD_MS + 1_001).await.unwrap(), 1);
+        let counts = |n: u8| queue.counts(WebhookId::from_bytes([n; 16]));
+        assert_eq!((counts(1).await.unwrap(), counts(2).await.unwrap()), ((0, 0), (1, 0)));
     }
 }
