@@ -18,6 +18,7 @@ use flotilla_providers::{Refusal, Submitted};
 use rustc_hash::FxHashMap;
 
 use crate::domain::Now;
+use crate::domain::shard::WHOLE;
 use crate::fleet::cut;
 
 /// Results of attempts that are remembered, to answer the same again.
@@ -300,7 +301,7 @@ impl Agent {
 
     pub fn undelivered(&mut self, attempt: Attempt, segment: Option<u8>, refusal: &Refusal, at_ms: u64) -> u64 {
         let error = error_of(refusal);
-        self.report(at_ms, ReportKind::Undelivered { attempt, segment: segment.unwrap_or(0), error });
+        self.report(at_ms, ReportKind::Undelivered { attempt, segment: segment.unwrap_or(WHOLE), error });
         self.next_position - 1
     }
 

@@ -67,6 +67,7 @@ pub use io::{
     AcceptRequest, Acceptance, CancelOutcome, Effect, Input, KeyReused, KnownKey, Link, Order, Output, RequestKey,
     RouteSim, ShardStatus, Token,
 };
+pub use reports::WHOLE;
 pub use settings::{ATTEMPTS_MAX, SUBMISSIONS_MAX, ShardSettings};
 
 /// What is served for one input; anything left is served with the next one.

@@ -30,6 +30,9 @@ use crate::domain::event::{Change, Event, EventKind, Inbound};
 use crate::domain::facts::codes;
 use crate::domain::message::{Duplicates, Failure, MessageState, Route, SEGMENTS_MAX};
 
+/// In place of a segment in an account's report: it is about all of them.
+pub const WHOLE: u8 = u8::MAX;
+
 /// A device keeps what it has received for so long at most; one that says more has a wrong clock.
 const INBOUND_AGE_MS_MAX: u64 = 30 * 86_400_000;
 
@@ -106,8 +109,8 @@ impl Machine {
             ReportKind::Delivered { segment, .. } if may_be_given_up => {
                 self.delivered(slot, route, *segment, at_ms, now)
             }
-            ReportKind::Undelivered { error, .. } if may_be_given_up => {
-                self.undelivered(slot, route, error, at_ms, now);
+            ReportKind::Undelivered { segment, error, .. } if may_be_given_up => {
+                self.undelivered(slot, route, *segment, error, at_ms, now);
             }
             _ => {}
         }
@@ -188,12 +191,13 @@ impl Machine {
     }
 
     /// It has left, and the network has given it up: nobody will get this attempt any more.
-    fn undelivered(&mut self, slot: Slot, route: Route, error: &SendError, at_ms: u64, now: Now) {
+    fn undelivered(&mut self, slot: Slot, route: Route, segment: u8, error: &SendError, at_ms: u64, now: Now) {
         let Some(message) = self.messages.get(slot) else { return };
         let (attempt, state) = (message.attempt, message.state);
         let left = Some(Left { segments: message.segments, at_ms });
-        // A SIM's report is about one segment: the others may yet arrive.
-        let others = message.segments > 1 && message.duplicates == Duplicates::Never && !route.is_provider();
+        // A report about one segment: the others may yet arrive.
+        let whole = route.is_provider() && segment == WHOLE;
+        let others = message.segments > 1 && message.duplicates == Duplicates::Never && !whole;
         let keeps_something = others || message.segments_delivered != 0;
         let why = failure_of(error);
         if state == MessageState::Queued && error.class != ErrorClass::Permanent {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::rig::*;
 use crate::domain::message::{Duplicates, MessageState, Pin, Priority, RouteKind};
-use crate::domain::shard::{Effect, RouteSim, ShardSettings};
+use crate::domain::shard::{Effect, RouteSim, ShardSettings, WHOLE};
 use MessageState::*;
 
 const MINUTE: u64 = 60_000;
@@ -153,6 +153,21 @@ fn nothing_is_repeated_of_which_segments_were_or_may_still_be_delivered() {
         rig.report(device, undelivered(id, 1, ErrorClass::Route));
         let expected = if duplicates == Duplicates::Never { Failed } else { Dispatching };
         assert_eq!(rig.state(id), expected, "{duplicates:?}");
+    }
+}
+
+/// An SMSC reports by segment, most services about the whole message.
+#[test]
+fn an_account_may_give_up_a_segment_or_the_whole_message() {
+    for (segment, expected) in [(1, Failed), (WHOLE, Dispatching)] {
+        let mut rig = Rig::new();
+        rig.account_up(7, 20);
+        let id = rig.accept(|s| s.segments = 3);
+        rig.report(7, ReportKind::Sent { attempt: attempt(id, 1), segments: 3 });
+        rig.account_up(8, 20);
+        rig.take_frames(8);
+        rig.report(7, ReportKind::Undelivered { attempt: attempt(id, 1), segment, error: error(ErrorClass::Route) });
+        assert_eq!(rig.state(id), expected, "{segment}");
     }
 }
 
