@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_controller::domain::event::{Change, EventKind, Idempotency};
+use flotilla_controller::domain::event::{Change, Changed, EventKind, Idempotency};
 use flotilla_controller::domain::message::{Duplicates, MessageState};
 use flotilla_controller::domain::record::MessageRecord;
 use flotilla_controller::follow::aggregates::{Counter, Counts, count_event, count_inbound, count_record};
@@ -121,7 +121,7 @@ impl Checker {
                     let record = MessageRecord::accepted(accepted.submission.clone(), event.at_ms, order);
                     self.accepted_one(id, accepted.submission.tenant, accepted.idempotency, record);
                 }
-                EventKind::Changed(changed) => self.changed(changed.message, event.at_ms, &changed.change),
+                EventKind::Changed(changed) => self.changed(event.at_ms, changed),
                 EventKind::Inbound(inbound) => {
                     let digest = inbound.text.parse().unwrap_or_default();
                     let times = self.inbound_texts.entry(digest).or_default();
@@ -151,7 +151,8 @@ impl Checker {
         }
     }
 
-    fn changed(&mut self, id: MessageId, at_ms: u64, change: &Change) {
+    fn changed(&mut self, at_ms: u64, changed: &Changed) {
+        let (id, change) = (changed.message, &changed.change);
         let Some(tracked) = self.messages.get_mut(&id) else {
             return self.violated("ended_never_changes", || format!("{id} changes and was never accepted"));
         };
@@ -163,6 +164,14 @@ impl Checker {
             tracked.returned.insert(*attempt, why.code.clone());
         }
         tracked.record.apply(at_ms, change);
+        let again = tracked.record.charged;
+        if let Some(charge) = &changed.charge {
+            tracked.record.charge(charge);
+            if again {
+                let attempt = tracked.record.attempt;
+                return self.violated("attempts_are_charged_once", || format!("{id}/{attempt}: {change:?}"));
+            }
+        }
         if !tracked.record.is_open() {
             self.open -= 1;
             *self.by_state.entry(tracked.record.state.as_str()).or_default() += 1;

@@ -51,8 +51,8 @@ pub struct Changed {
     pub tenant: TenantId,
     pub facts: Facts,
     pub change: Change,
-    /// The attempt's segments have left with this change, or may have: once per attempt.
-    pub charge: Option<Charge>,
+    /// The attempt's segments have left with this change, or may have: once per attempt. Boxed, since few changes have one.
+    pub charge: Option<Box<Charge>>,
 }
 
 /// What followers need to know of a message to count its changes.

@@ -39,8 +39,8 @@ pub fn of_event(event: &Event, each: impl FnMut(Fact)) {
 
 /// The charge comes first.
 pub fn of_changed(at_ms: u64, changed: &Changed, mut each: impl FnMut(Fact)) {
-    if let Some(charge) = changed.charge {
-        each(Fact::Charged { tenant: changed.tenant, charge });
+    if let Some(charge) = &changed.charge {
+        each(Fact::Charged { tenant: changed.tenant, charge: **charge });
     }
     if let Some((route, outcome)) = outcome(changed) {
         each(Fact::Outcome { route, at_ms, outcome, region: changed.facts.region });

@@ -136,7 +136,10 @@ mod tests {
         let id = message.id;
         let on = route(1);
         let (facts, tenant) = (Facts::of(&message), message.tenant);
-        let changed = |change, charge| Changed { message: id, tenant, facts: facts.clone(), change, charge };
+        let changed = |change, charge: Option<Charge>| {
+            let charge = charge.map(Box::new);
+            Changed { message: id, tenant, facts: facts.clone(), change, charge }
+        };
         let charge = Charge {
             route: on,
             segments: 1,

@@ -92,7 +92,7 @@ pub(crate) fn changed(submission: &Submission, at_ms: u64, change: Change) -> Ev
 pub(crate) fn charged(event: &Event, route: Route, cost: Micros) -> Event {
     let mut event = event.clone();
     let EventKind::Changed(changed) = &mut event.kind else { panic!("{event:?} is no change") };
-    changed.charge = Some(Charge {
+    changed.charge = Some(Box::new(Charge {
         route,
         segments: changed.facts.segments,
         at_ms: event.at_ms,
@@ -101,7 +101,7 @@ pub(crate) fn charged(event: &Event, route: Route, cost: Micros) -> Event {
         day: 0,
         tenant_day: 0,
         recipient_window_s: 0,
-    });
+    }));
     event
 }
 

@@ -35,7 +35,7 @@ fn said(change: Change, charge: Option<Charge>) -> Vec<Fact> {
         callback: false,
     };
     let (message, tenant) = (MessageId::from_bytes([3; 16]), TenantId::from_bytes([4; 16]));
-    let changed = Changed { message, tenant, facts, change, charge };
+    let changed = Changed { message, tenant, facts, change, charge: charge.map(Box::new) };
     let mut said = Vec::new();
     of_event(&Event { at_ms: 90, kind: EventKind::Changed(changed) }, |fact| said.push(fact));
     said

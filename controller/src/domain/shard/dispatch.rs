@@ -22,6 +22,9 @@ use crate::domain::event::Change;
 use crate::domain::facts::codes;
 use crate::domain::message::{Failure, MessageState, Pin, Priority, Route};
 
+/// Lanes whose heads are asked when the first one's patience keeps it.
+const LANES_ASKED_MAX: usize = 8;
+
 enum Served {
     One,
     /// Nothing of this class can go now; perhaps something of a lower one can.
@@ -61,6 +64,7 @@ impl Machine {
     }
 
     fn serve_one(&mut self, target: Slot, class: Priority, now: Now) -> Served {
+        let mut lanes_left = self.lanes.in_ring(target, class).min(LANES_ASKED_MAX);
         loop {
             let messages = &self.messages;
             let ready = |lane, slot| {
@@ -88,7 +92,12 @@ impl Machine {
                     if self.lanes.serve_at(target, until_ms) {
                         self.timers.at_mono(until_ms, Timer::Serve(target));
                     }
-                    return Served::Empty;
+                    // The head of another lane may have waited long enough for a later step.
+                    lanes_left = lanes_left.saturating_sub(1);
+                    if lanes_left == 0 {
+                        return Served::Empty;
+                    }
+                    self.lanes.pass_on(target, class);
                 }
                 Choice::Unfit { until_ms } => {
                     self.waits += 1;
@@ -120,7 +129,7 @@ impl Machine {
             unicode: message.unicode,
             sender: message.sender(),
             avoid: message.route.filter(|_| message.avoid_until_ms > now.mono_ms),
-            waits_since_ms: now.mono_ms.saturating_sub(now.unix_ms.saturating_sub(message.next_try_ms)),
+            waits_since_ms: now.mono_ms.saturating_sub(now.unix_ms.saturating_sub(message.waits_from_ms())),
             max_cost: message.max_cost(),
             spent: message.spent,
         }

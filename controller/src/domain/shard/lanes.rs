@@ -218,6 +218,21 @@ impl Lanes {
         }
     }
 
+    /// Lanes of this class that have messages, or had.
+    pub(super) fn in_ring(&self, target: Slot, class: Priority) -> usize {
+        self.targets.get(target).map_or(0, |target| target.rings[class as usize].len())
+    }
+
+    /// The head has to wait: the next lane has the turn.
+    pub(super) fn pass_on(&mut self, target: Slot, class: Priority) {
+        if let Some(target) = self.targets.get_mut(target) {
+            let ring = &mut target.rings[class as usize];
+            if !ring.is_empty() {
+                ring.rotate_left(1);
+            }
+        }
+    }
+
     /// The head cannot go now, whatever room there is: it is taken out, and the next one of the lane has the turn.
     pub(super) fn set_aside(&mut self, target: Slot, class: Priority) {
         self.take_head(target, class, |_| {});

@@ -213,6 +213,12 @@ impl Message {
         (if self.charged { 0 } else { self.segments }, recipient_hash(self.to.as_u64()))
     }
 
+    /// Since when it could have gone (Unix ms). One that was tried before counts from its acceptance: it need not have patience
+    /// with the first steps of its plan again.
+    pub(super) fn waits_from_ms(&self) -> u64 {
+        if self.attempt == 0 { self.next_try_ms } else { self.accepted_ms }
+    }
+
     pub(super) fn sender(&self) -> Option<u64> {
         self.wishes.as_ref().and_then(|wishes| wishes.sender_hash)
     }

@@ -314,7 +314,7 @@ impl Machine {
         let charge = left
             .filter(|_| !message.charged)
             .zip(message.route)
-            .map(|(left, route)| self.routes.charge(route, tenant, left.segments, left.at_ms, message.to));
+            .map(|(left, route)| Box::new(self.routes.charge(route, tenant, left.segments, left.at_ms, message.to)));
         message.wake_ms = None;
         message.apply(at_ms, &change);
         if let Some(charge) = &charge {

@@ -61,7 +61,7 @@ impl<'a> Contribution<'a> {
             }
             EventKind::Changed(changed) => {
                 let (route, what) = of_change(&changed.change);
-                let cost = changed.charge.map_or(Micros::ZERO, |charge| charge.cost);
+                let cost = changed.charge.as_ref().map_or(Micros::ZERO, |charge| charge.cost);
                 About::of_facts(changed.tenant, &changed.facts).step(event.at_ms, route, what).costing(cost)
             }
             EventKind::Inbound(inbound) => Self::of_inbound(inbound),

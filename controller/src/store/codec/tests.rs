@@ -116,7 +116,7 @@ fn events(format: Format) -> Vec<(&'static str, Event)> {
         let submission = submission(format);
         let (message, tenant) = (submission.id, submission.tenant);
         let facts = Facts::of(&submission);
-        let charge = (format == Second && name == "sent").then(charge);
+        let charge = (format == Second && name == "sent").then(|| Box::new(charge()));
         all.push((name, event(EventKind::Changed(Changed { message, tenant, facts, change, charge }))));
     }
     all.push(("inbound", event(EventKind::Inbound(Box::new(inbound())))));

@@ -2,18 +2,25 @@
 //! with or without its last batch. After every step the named invariants hold, and at the end every message has ended.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use flotilla_protocol::id::MessageId;
 use flotilla_protocol::wire::{Attempt, Down, ErrorClass, Held, NotSent, Report, ReportKind};
 use flotilla_routing::choice::Choice;
+use flotilla_routing::settings::{Limits, RouteSettings};
 use proptest::prelude::*;
 
 use super::rig::*;
+use crate::domain::event::{Change, EventKind};
 use crate::domain::message::{Duplicates, MessageState, Pin, Priority, RouteKind};
 use crate::domain::shard::residency::Stage;
-use crate::domain::shard::{Effect, Input, ShardSettings};
+use crate::domain::shard::{Effect, Input, RouteSim, ShardSettings};
 
 const PHONES: u8 = 3;
+/// The last one is no phone: an account, which forgets everything when its process dies.
+const ACCOUNT: u8 = 2;
+/// Segments that the first SIM and the account may send in the month of the test.
+const BUDGETS: [(u8, u32); 2] = [(0, 12), (ACCOUNT, 20)];
 const WINDOW: u16 = 4;
 const VALIDITY_MS: u64 = 20 * 60_000;
 
@@ -199,30 +206,54 @@ impl Model {
         self.check_machine();
     }
 
-    /// Ready messages that any SIM may take, with their classes.
-    fn waiting(&self) -> Vec<(MessageId, Priority)> {
+    /// Ready messages that any SIM may take, with their classes and segments.
+    fn waiting(&self) -> Vec<(MessageId, Priority, u8)> {
         let machine = &self.rig.machine;
         let ready = machine.messages.iter().filter(|(_, message)| Stage::of(message) == Some(Stage::Ready));
         let free = ready.filter(|(_, message)| message.avoid_until_ms <= self.rig.now.mono_ms);
         let keyed = free.map(|(_, message)| (message, &machine.lanes.get(message.lane).key));
-        keyed.filter(|(_, key)| key.pin == Pin::Any).map(|(message, key)| (message.id, key.class)).collect()
+        let any = keyed.filter(|(_, key)| key.pin == Pin::Any);
+        any.map(|(message, key)| (message.id, key.class, message.segments)).collect()
     }
 
-    /// `urgent_goes_first`: while a message of a higher class was ready and still is, none of a lower class was dispatched.
-    fn check_order(&self, before: &[(MessageId, Priority)], events: usize) {
+    /// `urgent_goes_first`: while a message of a higher class was ready and still is, none of a lower class was dispatched,
+    /// unless it was shorter and took what was left of a budget, or had waited long enough for the next step of its plan.
+    fn check_order(&self, before: &[(MessageId, Priority, u8)], events: usize) {
         let after = self.waiting();
-        let passed_over = before.iter().filter(|entry| after.contains(entry)).map(|(_, class)| *class).min();
-        let Some(passed_over) = passed_over else { return };
+        let passed_over: Vec<_> = before.iter().filter(|entry| after.contains(entry)).collect();
         for event in &self.rig.machine.events[events..] {
-            if let crate::domain::event::EventKind::Changed(changed) = &event.kind
-                && matches!(changed.change, crate::domain::event::Change::Dispatched { .. })
+            if let EventKind::Changed(changed) = &event.kind
+                && let Change::Dispatched { why, .. } = &changed.change
+                && why.step < 2
             {
-                assert!(changed.facts.priority <= passed_over, "{:?} before {passed_over:?}", changed.facts.priority);
+                let fits = |(_, class, segments): &&&(MessageId, Priority, u8)| {
+                    *class < changed.facts.priority && *segments <= changed.facts.segments
+                };
+                let first = passed_over.iter().find(fits);
+                assert!(first.is_none(), "{:?} before {first:?}", changed.facts.priority);
             }
         }
     }
 
+    /// As a link describes it.
+    fn route(n: u8, ready: bool) -> RouteSim {
+        let per_month = BUDGETS.iter().find(|(of, _)| *of == n).map(|(_, budget)| *budget);
+        let limits = Limits { per_month, ..Limits::default() };
+        let settings = Arc::new(RouteSettings { limits, ..RouteSettings::default() });
+        RouteSim { ready, settings, ..route_sim(n, 1) }
+    }
+
+    /// `no_budget_is_exceeded`, by what was journaled.
+    fn check_budgets(&self) {
+        for (n, budget) in BUDGETS {
+            let of = self.rig.charges.iter().filter(|charge| charge.route.sim == sim(n));
+            let charged: u32 = of.map(|charge| u32::from(charge.segments)).sum();
+            assert!(charged <= budget, "no_budget_is_exceeded: {charged} of {budget} on {n}");
+        }
+    }
+
     fn check_machine(&mut self) {
+        self.check_budgets();
         let now = self.rig.now;
         let machine = &mut self.rig.machine;
         for (id, known) in &machine.devices {
@@ -231,7 +262,8 @@ impl Model {
                 let granted = known.flights.values().filter(|flight| flight.sim == sim.sim);
                 let granted = granted.filter(|flight| flight.grant == crate::domain::shard::fleet::Grant::Yes).count();
                 assert_eq!(granted, usize::from(sim.granted), "grants_are_counted: {id}");
-                assert!(granted <= 1, "depth_is_kept: {id}");
+                let depth = if known.kind == RouteKind::Provider { usize::from(WINDOW) } else { 1 };
+                assert!(granted <= depth, "depth_is_kept: {id}");
             }
         }
         let mut ready = vec![];
@@ -243,7 +275,9 @@ impl Model {
         }
         for candidate in ready {
             let choice = machine.routes.choose(&candidate, now);
-            assert!(!matches!(choice, Choice::Take(..)), "nobody_waits_beside_a_free_route: {choice:?}");
+            // One whose patience has just ended may stand behind another whose has not.
+            let free = matches!(&choice, Choice::Take(_, why) if why.step < 2);
+            assert!(!free, "nobody_waits_beside_a_free_route: {choice:?}");
         }
     }
 
@@ -287,8 +321,15 @@ impl Model {
                 let sending: Vec<_> = phone.outbox.iter().filter(|(_, entry)| entry.sending).map(|(a, _)| *a).collect();
                 for attempt in sending {
                     phone.outbox.remove(&attempt);
-                    phone.done.insert(attempt, false);
-                    phone.report(now_ms, ReportKind::Unknown { attempt });
+                    // A late report may still come of what an account has submitted.
+                    phone.done.insert(attempt, n == ACCOUNT);
+                    if n != ACCOUNT {
+                        phone.report(now_ms, ReportKind::Unknown { attempt });
+                    }
+                }
+                if n == ACCOUNT {
+                    phone.outbox.clear();
+                    phone.reports.clear();
                 }
             }
             Step::DownFrames(n, count) => {
@@ -360,8 +401,7 @@ impl Model {
         let session = self.rig.unique();
         self.rig.sessions.insert(device(n), session);
         self.rig.frames.remove(&device(n));
-        let mut route = route_sim(n, 1);
-        route.ready = ready;
+        let route = Self::route(n, ready);
         let accepts_work = !self.phones[usize::from(n)].drained;
         self.input(Input::DeviceUp(Box::new(crate::domain::shard::Link {
             device: device(n),
@@ -371,7 +411,7 @@ impl Model {
             epoch_seen: flotilla_protocol::id::Epoch(0),
             sims: vec![route],
             accepts_work,
-            kind: RouteKind::Sim,
+            kind: if n == ACCOUNT { RouteKind::Provider } else { RouteKind::Sim },
         })));
     }
 
@@ -386,8 +426,7 @@ impl Model {
     fn changed(&mut self, n: u8) {
         let phone = &self.phones[usize::from(n)];
         let Some(session) = self.rig.sessions.get(&device(n)).copied().filter(|_| phone.connected) else { return };
-        let mut route = route_sim(n, 1);
-        route.ready = phone.ready;
+        let route = Self::route(n, phone.ready);
         let accepts_work = !phone.drained;
         self.input(Input::DeviceChanged { device: device(n), session, sims: vec![route], accepts_work });
     }
@@ -406,6 +445,7 @@ impl Model {
                 assert!(phone.outbox.len() <= usize::from(WINDOW), "window_is_kept on the device");
             }
             Down::Go { attempts, sent_ms, send_within_ms } => {
+                assert_ne!(n, ACCOUNT, "its attempts are granted as they come");
                 for attempt in attempts {
                     if let Some(entry) = phone.outbox.get_mut(&attempt) {
                         entry.granted_until = Some(sent_ms + u64::from(send_within_ms));
@@ -491,11 +531,18 @@ impl Model {
         left.sort();
         let Some(attempt) = left.get(usize::from(which) % left.len().max(1)).copied() else { return };
         let segment = which % 3;
+        let class = [ErrorClass::Permanent, ErrorClass::Route, ErrorClass::Transient][usize::from(which / 3 % 3)];
+        let is_whole = n == ACCOUNT || self.rig.records[&attempt.message].submission.segments == 1;
+        if !good && is_whole {
+            // The network has given the whole message up, for certain: nothing more will be heard of the attempt.
+            phone.done.insert(attempt, false);
+            *self.on_air.get_mut(&attempt.message).unwrap() -= 1;
+        }
         phone.report(
             now_ms,
             match good {
                 true => ReportKind::Delivered { attempt, segment },
-                false => ReportKind::Undelivered { attempt, segment, error: error(ErrorClass::Permanent) },
+                false => ReportKind::Undelivered { attempt, segment, error: error(class) },
             },
         );
     }

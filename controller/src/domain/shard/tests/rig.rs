@@ -15,7 +15,7 @@ use flotilla_routing::settings::{TenantRouting, Tenants};
 use flotilla_routing::table::Notice;
 
 use crate::domain::Now;
-use crate::domain::event::{EventKind, Inbound};
+use crate::domain::event::{Change, EventKind, Inbound};
 use crate::domain::facts;
 use crate::domain::message::{Duplicates, MessageState, Pin, Priority, RouteKind, Submission};
 use crate::domain::record::{MessageRecord, Step};
@@ -166,6 +166,9 @@ impl Rig {
                     self.open += 1;
                 }
                 EventKind::Changed(changed) => {
+                    if let Change::Returned { why, .. } = &changed.change {
+                        assert_ne!(why.class, ErrorClass::Permanent, "no_permanent_failure_is_retried");
+                    }
                     let record = self.records.get_mut(&changed.message).expect("a change follows the acceptance");
                     assert!(record.is_open(), "{} changed after its end: {:?}", changed.message, changed.change);
                     assert!(event.at_ms >= record.updated_ms, "times of a message do not go back");
@@ -173,7 +176,7 @@ impl Rig {
                     if let Some(charge) = &changed.charge {
                         assert!(!record.charged, "charged_once: {} {:?}", changed.message, changed.change);
                         record.charge(charge);
-                        self.charges.push(*charge);
+                        self.charges.push(**charge);
                     }
                     self.open -= u64::from(!record.is_open());
                 }
