@@ -213,7 +213,8 @@ impl Line {
         if !with_token || answer.status != http::StatusCode::UNAUTHORIZED {
             return Ok((account, answer));
         }
-        *self.token.lock().await = None;
+        // Another request may have replaced it already.
+        self.token.lock().await.take_if(|token| Some(&token.text) == account.secrets.get(TOKEN));
         let (account, _) = self.with_token().await?;
         let call = make(&account, self.now_ms())?;
         let answer = self.carrier.carry(call, self.timeout()).await?;

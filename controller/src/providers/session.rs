@@ -17,6 +17,7 @@ use flotilla_providers::{Balance, Outgoing, Receipt, ReceiptState, Refusal, Subm
 use flotilla_routing::Micros;
 use flotilla_routing::route::RouteKind;
 use flotilla_routing::settings::RouteSettings;
+use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, oneshot};
@@ -114,6 +115,15 @@ enum Way {
     Broken(String),
 }
 
+impl Way {
+    fn line(&self) -> Option<Arc<Line>> {
+        match self {
+            Self::Http(line) => Some(Arc::clone(line)),
+            Self::Smpp(_) | Self::Broken(_) => None,
+        }
+    }
+}
+
 /// Reports of a callback that wait for the answers of requests under way.
 struct Early {
     unknown: Vec<Receipt>,
@@ -134,6 +144,8 @@ pub(super) struct State {
     parts: Arc<Parts>,
     provider: Arc<Provider>,
     way: Way,
+    /// That of `way`, for tasks beside.
+    line: Arc<Mutex<Option<Arc<Line>>>>,
     /// An SMSC has let us in; other makers need no leave.
     bound: bool,
     door: Arc<dyn ShardDoor>,
@@ -306,6 +318,7 @@ impl State {
         Self {
             bound: !matches!(way, Way::Smpp(_)),
             parts,
+            line: Arc::new(Mutex::new(way.line())),
             way,
             door,
             live,
@@ -686,6 +699,7 @@ impl State {
         self.slots.set(&provider);
         self.end_way();
         self.way = way_of(&self.parts, &provider, myself);
+        *self.line.lock() = self.way.line();
         self.bound = !matches!(self.way, Way::Smpp(_));
         self.provider = provider;
         self.agent.configure(config, self.slots.numbers(), now);
@@ -745,9 +759,8 @@ impl State {
         let capabilities = self.provider.capabilities();
         if capabilities.balance {
             let (wanted, stop, live) = (Arc::clone(&self.look_at_balance), self.tasks.0.clone(), myself.clone());
-            let lines = self.parts.clone();
-            let id = self.provider.id;
-            tokio::spawn(stop.run_until_cancelled_owned(look_at_balance(lines, id, wanted, live)));
+            let line = Arc::clone(&self.line);
+            tokio::spawn(stop.run_until_cancelled_owned(look_at_balance(line, wanted, live)));
         }
         if capabilities.polls {
             let (references, id, session) = (self.parts.references.clone(), self.provider.id, myself.clone());
@@ -774,12 +787,11 @@ impl State {
     }
 }
 
-async fn look_at_balance(parts: Arc<Parts>, id: ProviderId, wanted: Arc<Notify>, session: ActorRef<Message>) {
+async fn look_at_balance(line: Arc<Mutex<Option<Arc<Line>>>>, wanted: Arc<Notify>, session: ActorRef<Message>) {
     loop {
-        // As it is set now: the session's own line may have been replaced.
-        let Some(provider) = parts.accounts.known(id) else { return };
-        let line = line_of(&parts, &provider);
-        let balance = match &line {
+        // The session's own, so that both have one token.
+        let present = line.lock().clone();
+        let balance = match &present {
             Some(line) => line.balance().await,
             None => None,
         };
