@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use flotilla_protocol::id::DeviceId;
 use flotilla_protocol::wire::{Refusal, Settings};
+use flotilla_routing::settings::Limits;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -17,6 +18,7 @@ use super::json::{self, Json};
 use super::page::Page;
 use super::params::{self, Id, Query};
 use super::problem::{Code, Problem};
+use super::sims::setting_problem;
 use super::time::Time;
 use super::{Api, catalog_problem, examples};
 use crate::fleet::devices::{Device, DeviceError, DeviceFilter, DevicePatch, DeviceState};
@@ -48,6 +50,8 @@ pub struct DeviceView {
     os: String,
     software: String,
     labels: BTreeMap<String, String>,
+    /// Shared by all its SIMs.
+    limits: Limits,
     /// `active`; `draining`: gets nothing new; `revoked`: never again.
     #[schema(value_type = String, example = "active")]
     state: DeviceState,
@@ -88,6 +92,7 @@ impl DeviceView {
             os: device.os,
             software: session.as_ref().map_or(device.software, |session| session.software.clone()),
             labels: device.labels,
+            limits: device.limits,
             state: device.state,
             online: session.is_some(),
             connected_at: session.as_ref().map(|session| Time(session.since_ms)),
@@ -114,6 +119,7 @@ fn problem(error: DeviceError) -> Problem {
         DeviceError::NotFound => Problem::not_found("device"),
         DeviceError::Revoked => Problem::new(Code::Conflict, error.to_string()),
         DeviceError::Name => Problem::field("name", error.to_string()),
+        DeviceError::Limits(error) => setting_problem(error),
         DeviceError::Labels => Problem::field("labels", error.to_string()),
         DeviceError::Sql(error) => catalog_problem(&error),
     }
@@ -210,6 +216,10 @@ pub struct DevicePatchBody {
     /// All labels: those left out are removed. Up to 32 pairs.
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
+    /// For all its SIMs together; null for none.
+    #[serde(default, deserialize_with = "json::given")]
+    #[schema(value_type = Option<Limits>)]
+    limits: Option<Option<Limits>>,
     #[serde(default)]
     settings: Option<SettingsBody>,
 }
@@ -237,8 +247,12 @@ pub async fn patch(
             offline("settings need a device that is online; leave them out, or try again when it is").at("settings")
         );
     }
-    let change = DevicePatch { name: patch.name, labels: patch.labels };
+    let limits_change = patch.limits.is_some();
+    let change = DevicePatch { name: patch.name, labels: patch.labels, limits: patch.limits };
     let device = api.devices.patch(who.tenant, id, change).await.map_err(problem)?;
+    if limits_change {
+        api.routing_changed().await?;
+    }
     Ok(json::ok(&DeviceView::now(&api, device)))
 }
 

@@ -115,14 +115,15 @@ pub fn inbound() -> Value {
 
 pub fn device() -> Value {
     json!({"id": DEVICE, "name": "Front desk", "model": "Pixel 6a", "os": "Android 15", "software": "flotilla-node/0.1.0",
-        "labels": {"site": "arusha"}, "state": "active", "online": true, "connected_at": "2026-11-20T08:00:00.000Z",
+        "labels": {"site": "arusha"}, "limits": {"per_hour": 500}, "state": "active", "online": true, "connected_at": "2026-11-20T08:00:00.000Z",
         "remote": "192.0.2.17:41022", "transport": "quic", "rtt_ms": 48, "enrolled_at": "2026-11-01T08:00:00.000Z",
         "last_seen_at": "2026-11-20T14:00:00.000Z", "battery_percent": 87, "charging": true, "outbox_open": 0,
         "reports_open": 0})
 }
 
 pub fn device_patch() -> Value {
-    json!({"name": "Front desk", "labels": {"site": "arusha"}, "settings": {"telemetry_interval_s": 30}})
+    json!({"name": "Front desk", "labels": {"site": "arusha"}, "limits": {"per_hour": 500},
+        "settings": {"telemetry_interval_s": 30}})
 }
 
 pub fn sim() -> Value {

@@ -313,7 +313,7 @@ pub(super) fn make_api(
 ) -> Api {
     Api::new(State {
         keys: KeyRing::new(Arc::clone(&stores.catalog)),
-        pins: Pins::new(fleet.devices.clone(), fleet.sims.clone()),
+        pins: Pins::new(fleet.devices.clone(), fleet.sims.clone(), doors.providers.accounts().clone()),
         stores: stores.clone(),
         shards: shards.clone(),
         rows: followers.rows.clone(),

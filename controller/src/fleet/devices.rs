@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use flotilla_protocol::id::{DeviceId, TenantId};
 use flotilla_protocol::wire::DeviceInfo;
+use flotilla_routing::limits::{Invalid, check_limits};
+use flotilla_routing::settings::Limits;
 use serde::{Deserialize, Serialize};
 
 use super::audit::{self, Act};
 use super::deny::DenyList;
-use super::{LIMIT_MAX, cut};
+use super::{LIMIT_MAX, cut, routing};
 use crate::sql_params;
 use crate::store::{Catalog, Row, SqlError, Tx, Value};
 
@@ -57,6 +59,8 @@ pub struct Device {
     pub os: String,
     pub software: String,
     pub labels: BTreeMap<String, String>,
+    /// Shared by all its SIMs.
+    pub limits: Limits,
     pub state: DeviceState,
     pub recoveries: u32,
     pub enrolled_ms: u64,
@@ -74,6 +78,8 @@ pub enum DeviceError {
     Name,
     #[error("`labels` are at most {LABELS_MAX} pairs of texts of at most {LABEL_BYTES_MAX} bytes")]
     Labels,
+    #[error(transparent)]
+    Limits(#[from] Invalid),
     #[error("the catalog does not answer")]
     Sql(#[from] SqlError),
 }
@@ -83,6 +89,8 @@ pub enum DeviceError {
 pub struct DevicePatch {
     pub name: Option<String>,
     pub labels: Option<BTreeMap<String, String>>,
+    /// `Some(None)` takes them away.
+    pub limits: Option<Option<Limits>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,7 +108,8 @@ pub struct Devices {
     deny: Arc<DenyList>,
 }
 
-const COLUMNS: &str = "id, tenant, name, model, os, software, labels, state, recoveries, enrolled_ms, last_seen_ms";
+const COLUMNS: &str =
+    "id, tenant, name, model, os, software, labels, limits, state, recoveries, enrolled_ms, last_seen_ms";
 
 impl Devices {
     pub fn new(catalog: Arc<dyn Catalog>, deny: Arc<DenyList>) -> Self {
@@ -135,14 +144,20 @@ impl Devices {
         if patch.labels.as_ref().is_some_and(|labels| !labels_fit(labels)) {
             return Err(DeviceError::Labels);
         }
+        let limits = patch.limits.map(Option::unwrap_or_default);
+        limits.iter().try_for_each(|limits| check_limits("limits", limits))?;
+        let limits = limits.map(|limits| serde_json::json!(limits).to_string());
         let labels = patch.labels.map(|labels| serde_json::json!(labels).to_string());
         self.catalog
             .run(move |tx| {
                 tx.execute(
-                    "UPDATE devices SET name = COALESCE($1, name), labels = COALESCE($2, labels) \
-                     WHERE id = $3 AND tenant = $4",
-                    sql_params![patch.name, labels, device, tenant],
+                    "UPDATE devices SET name = COALESCE($1, name), labels = COALESCE($2, labels), \
+                     limits = COALESCE($3, limits) WHERE id = $4 AND tenant = $5",
+                    sql_params![patch.name, labels, limits.clone(), device, tenant],
                 )?;
+                if limits.is_some() {
+                    routing::touch(tx, tenant)?;
+                }
                 get(tx, tenant, device)
             })
             .await
@@ -234,6 +249,8 @@ fn device_of(row: &Row) -> Result<Device, DeviceError> {
         software: row.get("software")?,
         labels: serde_json::from_str(&row.get::<String>("labels")?)
             .map_err(|_| SqlError::Type { column: "labels".into(), expected: "a JSON object of texts" })?,
+        limits: serde_json::from_str(&row.get::<String>("limits")?)
+            .map_err(|_| SqlError::Type { column: "limits".into(), expected: "limits as JSON" })?,
         state: DeviceState::from_row(row, "state")?,
         recoveries: row.get("recoveries")?,
         enrolled_ms: row.get("enrolled_ms")?,

@@ -149,13 +149,13 @@ async fn devices_are_listed_changed_and_never_seen_by_another_tenant() {
     assert_eq!(listed[0].name, "Model X", "a nameless device is called as its model is");
 
     let labels: std::collections::BTreeMap<_, _> = [("site".to_owned(), "north".to_owned())].into();
-    let patch = DevicePatch { name: None, labels: Some(labels.clone()) };
+    let patch = DevicePatch { labels: Some(labels.clone()), ..DevicePatch::default() };
     let patched = world.devices.patch(world.tenant, ids[0], patch).await.unwrap();
     assert_eq!((patched.name.as_str(), patched.labels), ("Model X", labels));
-    let nameless = DevicePatch { name: Some(String::new()), labels: None };
+    let nameless = DevicePatch { name: Some(String::new()), ..DevicePatch::default() };
     assert!(matches!(world.devices.patch(world.tenant, ids[0], nameless).await, Err(DeviceError::Name)));
     let many = (0..33).map(|n| (n.to_string(), String::new())).collect();
-    let many = DevicePatch { name: None, labels: Some(many) };
+    let many = DevicePatch { labels: Some(many), ..DevicePatch::default() };
     assert!(matches!(world.devices.patch(world.tenant, ids[0], many).await, Err(DeviceError::Labels)));
 
     let stranger = World::tenant(&world.catalog, 2).await;

@@ -42,7 +42,7 @@ pub async fn explain(
         return Err(Problem::field("to", "give one number: each recipient may take another route"));
     }
     plans::check(&api, who.tenant, checked.plan.as_deref()).await?;
-    let pin = api.pins.resolve(who.tenant, checked.wish).await?;
+    let pin = api.pins.resolve(who.tenant, checked.wish, checked.sender.as_deref()).await?;
     let mut submissions = Vec::with_capacity(1);
     checked.submissions(who.tenant, pin, || fresh_id(now_ms), &mut submissions);
     let submission = submissions.pop().ok_or_else(|| Problem::field("to", "give a number"))?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flotilla_protocol::id::TenantId;
+use flotilla_routing::choice::sender_hash;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
@@ -12,6 +13,7 @@ use crate::api::problem::Problem;
 use crate::domain::message::Pin;
 use crate::fleet::devices::{DeviceError, DeviceState, Devices};
 use crate::fleet::sims::{SimError, Sims};
+use crate::providers::accounts::Accounts;
 
 /// A SIM changes its device or number seldom, and whoever sends ten thousand messages by one asks ten thousand times.
 const FRESH: Duration = Duration::from_secs(5);
@@ -20,16 +22,38 @@ const REMEMBERED_MAX: usize = 10_000;
 pub struct Pins {
     devices: Devices,
     sims: Sims,
+    accounts: Accounts,
     remembered: Mutex<FxHashMap<(TenantId, Wish), (Pin, Instant)>>,
 }
 
 impl Pins {
-    pub fn new(devices: Devices, sims: Sims) -> Self {
-        Self { devices, sims, remembered: Mutex::default() }
+    pub fn new(devices: Devices, sims: Sims, accounts: Accounts) -> Self {
+        Self { devices, sims, accounts, remembered: Mutex::default() }
+    }
+
+    /// What a message may be sent by: its pin, and whether anybody can show its sender.
+    pub async fn resolve(&self, tenant: TenantId, wish: Wish, sender: Option<&str>) -> Result<Pin, Problem> {
+        let pin = self.pin(tenant, wish).await?;
+        match sender {
+            Some(sender) if pin == Pin::Any && !self.has_sender(tenant, sender) => {
+                let detail = "none of your SIMs has this number, and none of your providers this sender; list them with \
+                    GET /v1/sims and GET /v1/providers";
+                Err(Problem::field("from", detail))
+            }
+            _ => Ok(pin),
+        }
+    }
+
+    /// By the accounts in memory, compared as routes compare them.
+    fn has_sender(&self, tenant: TenantId, sender: &str) -> bool {
+        let wanted = sender_hash(sender);
+        let accounts = self.accounts.all();
+        let mut own = accounts.iter().filter(|account| account.tenant == tenant);
+        own.any(|account| account.settings.senders.iter().any(|known| sender_hash(&known.from) == wanted))
     }
 
     /// Another tenant's SIM is as unknown as one that does not exist.
-    pub async fn resolve(&self, tenant: TenantId, wish: Wish) -> Result<Pin, Problem> {
+    async fn pin(&self, tenant: TenantId, wish: Wish) -> Result<Pin, Problem> {
         if wish == Wish::Any {
             return Ok(Pin::Any);
         }
@@ -67,7 +91,8 @@ impl Pins {
             Wish::From(number) => match self.sims.by_number(tenant, number).await {
                 Ok(sim) => Ok(Pin::Sim(sim.id)),
                 Err(SimError::Sql(error)) => Err(catalog_problem(&error)),
-                Err(_) => Err(Problem::field("from", "none of your SIMs has this number; list them with GET /v1/sims")),
+                // Then it is a provider's, or nobody's.
+                Err(_) => Ok(Pin::Any),
             },
         }
     }

@@ -98,7 +98,7 @@ async fn take(api: &Api, tenant: TenantId, headers: &HeaderMap, bytes: &Bytes) -
         return Ok(answer(&ids, true, &recipients, segments));
     }
     plans::check(api, tenant, checked.plan.as_deref()).await?;
-    let pin = api.pins.resolve(tenant, checked.wish).await?;
+    let pin = api.pins.resolve(tenant, checked.wish, checked.sender.as_deref()).await?;
     let mut submissions = Vec::with_capacity(recipients.len());
     checked.submissions(tenant, pin, || fresh_id(now_ms), &mut submissions);
     let acceptance = accept(api, tenant, key, submissions).await.map_err(accept_problem)?;

@@ -47,7 +47,8 @@ pub struct Checked {
     /// The plan that it names, before anybody has looked whether there is one.
     pub plan: Option<Box<str>>,
     pub segments: u8,
-    sender: Option<Box<str>>,
+    /// Before anybody has looked whether a provider has it.
+    pub sender: Option<Box<str>>,
     max_cost: Option<Micros>,
     callback_url: Option<Box<str>>,
     body: Body,
@@ -124,7 +125,8 @@ impl Checked {
             campaign: self.campaign,
             tags: self.tags,
             client_ref: self.client_ref,
-            sender: self.sender,
+            // A SIM has its own number.
+            sender: self.sender.filter(|_| pin == Pin::Any),
             plan: self.plan,
             max_cost: self.max_cost,
             callback_url: self.callback_url,
@@ -218,7 +220,8 @@ fn number_problem(field: Cow<'static, str>, error: &NumberError) -> Problem {
     Problem::new(Code::InvalidNumber, error.to_string()).at(field)
 }
 
-/// The route that it wants; and the sender, where that is no number of a SIM.
+/// The route that it wants, and whom the recipient is to see. A number is that of a SIM, or a provider's: whoever knows the
+/// tenant's says which.
 fn wish(request: &SendRequest<'_>) -> Result<(Wish, Option<Box<str>>), Problem> {
     match (&request.from, request.sim, request.device) {
         (None, None, None) => Ok((Wish::Any, None)),
@@ -226,7 +229,7 @@ fn wish(request: &SendRequest<'_>) -> Result<(Wish, Option<Box<str>>), Problem> 
         (None, None, Some(device)) => Ok((Wish::Device(device), None)),
         (Some(from), None, None) if from.starts_with('+') => {
             let number = Msisdn::parse(from).map_err(|error| number_problem("from".into(), &error))?;
-            Ok((Wish::From(number), None))
+            Ok((Wish::From(number), Some(number.to_string().into())))
         }
         (from @ Some(_), None, None) => Ok((Wish::Any, label("from", from.as_ref(), SENDER_BYTES_MAX)?)),
         (None, ..) => Err(Problem::field("device", "give either sim or device, not both")),

@@ -132,6 +132,14 @@ async fn a_limit_is_in_force_when_it_is_answered() {
     let stats = world.call(world.get("/v1/stats?step=total&by=sim", &world.key)).await;
     assert_eq!(stats.body["rows"][0]["cost"], "0.25", "{stats:?}");
 
+    let path = format!("/v1/devices/{}", device.identity.device);
+    let limit = json!({"limits": {"per_hour": 1}});
+    let both = world.call(world.request(Method::PATCH, &path, &world.key).json(&limit)).await;
+    assert_eq!((both.status, &both.body["limits"]["per_hour"]), (200, &json!(1)), "{both:?}");
+    assert_eq!(sim_of(&world).await["routing"]["obstacles"], json!(["limit", "device-limit"]));
+    let none = world.request(Method::PATCH, &path, &world.key).json(&json!({"limits": null}));
+    assert_eq!(world.call(none).await.body["limits"]["per_hour"], json!(null));
+
     // Back to what counts without it: the message that waits goes.
     assert_eq!(change_sim(&world, &sim, json!({"limits": null})).await.status, 200);
     assert_eq!(device.dispatched().await.attempt.message.to_string(), second);
@@ -204,6 +212,12 @@ async fn rules_choose_plans_and_say_so() {
     let sent_id =
         world.call(world.post("/v1/messages", &world.key).json(&code)).await.body["messages"][0]["id"].clone();
     let named = json!({"to": "+255712345679", "text": "x", "route": "sims-only", "max_cost": "1", "from": "SHOP"});
+    let nobody = world.call(world.post("/v1/routes/explain", &world.key).json(&named)).await;
+    assert_eq!((nobody.problem(), &nobody.body["field"]), ((422, "invalid_field"), &json!("from")));
+    let account = json!({"maker": "twilio", "name": "t", "enabled": false, "fields": {"account_sid": format!("AC{}", "1".repeat(32))},
+        "secrets": {"auth_token": "x".repeat(32)}, "senders": [{"from": "Shop"}]});
+    let made = world.call(world.post("/v1/providers", &world.key).json(&account)).await;
+    assert_eq!(made.status, 201, "{made:?}");
     let unfit = explain(&world, named).await;
     assert_eq!(unfit["routes"][0]["reasons"][0]["code"], "sender-not-served", "{unfit}");
     assert_eq!(change_sim(&world, &sim, json!({"pools": ["otp"]})).await.status, 200);

@@ -329,7 +329,7 @@ impl Job {
                 tally.reject(BadLine { line, problem });
                 continue;
             }
-            match self.pin(&mut pins, checked.wish).await? {
+            match self.pin(&mut pins, checked.wish, checked.sender.as_deref()).await? {
                 Ok(pin) => checked.submissions(self.tenant, pin, || fresh_id(now_ms), &mut submissions),
                 Err(problem) => tally.reject(BadLine { line, problem }),
             }
@@ -348,20 +348,21 @@ impl Job {
     /// Each wish of a chunk is looked up once. The outer error ends the upload, the inner one is a bad line.
     async fn pin(
         &self,
-        known: &mut FxHashMap<Wish, Result<Pin, Problem>>,
+        known: &mut FxHashMap<(Wish, Option<Box<str>>), Result<Pin, Problem>>,
         wish: Wish,
+        sender: Option<&str>,
     ) -> Result<Result<Pin, Problem>, Problem> {
-        if wish == Wish::Any {
+        if wish == Wish::Any && sender.is_none() {
             return Ok(Ok(Pin::Any));
         }
-        if let Some(pin) = known.get(&wish) {
+        if let Some(pin) = known.get(&(wish, sender.map(Into::into))) {
             return Ok(pin.clone());
         }
-        let pin = match self.api.pins.resolve(self.tenant, wish).await {
+        let pin = match self.api.pins.resolve(self.tenant, wish, sender).await {
             Err(problem) if problem.code() != Code::InvalidField => return Err(problem),
             pin => pin,
         };
-        known.insert(wish, pin.clone());
+        known.insert((wish, sender.map(Into::into)), pin.clone());
         Ok(pin)
     }
 
