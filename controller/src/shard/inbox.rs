@@ -47,9 +47,11 @@ pub(super) enum Command {
         reply: oneshot::Sender<ShardStatus>,
     },
     /// Looks at the machine, and answers by itself.
-    Look(Box<dyn FnOnce(&mut Machine, Now) + Send>),
+    Look(Look),
     Input(Input),
 }
+
+pub(super) type Look = Box<dyn FnOnce(&mut Machine, Now) + Send>;
 
 /// Why nothing can be pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -183,7 +183,8 @@ mod tests {
             sim.weight = Some(100);
         });
         assert_eq!(good, Ok(()));
-        let cases: [(fn(&mut SimSettings), &str); 13] = [
+        type Change = fn(&mut SimSettings);
+        let cases: [(Change, &str); 13] = [
             (|sim| sim.preset = Some("Nobody".into()), "preset"),
             (|sim| sim.limits.gap_ms = Some(u32::MAX), "limits.gap_ms"),
             (|sim| sim.timezone = Some("Africa/Nowhere".into()), "timezone"),

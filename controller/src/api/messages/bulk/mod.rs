@@ -163,6 +163,9 @@ impl From<Problem> for Trouble {
     }
 }
 
+/// Wishes and senders of a chunk that have been looked up.
+type KnownPins = FxHashMap<(Wish, Option<Box<str>>), Result<Pin, Problem>>;
+
 struct Upload {
     api: Api,
     tenant: TenantId,
@@ -348,7 +351,7 @@ impl Job {
     /// Each wish of a chunk is looked up once. The outer error ends the upload, the inner one is a bad line.
     async fn pin(
         &self,
-        known: &mut FxHashMap<(Wish, Option<Box<str>>), Result<Pin, Problem>>,
+        known: &mut KnownPins,
         wish: Wish,
         sender: Option<&str>,
     ) -> Result<Result<Pin, Problem>, Problem> {
