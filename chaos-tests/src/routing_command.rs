@@ -12,7 +12,7 @@ pub(crate) struct Routing {
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
     messages: u64,
     /// How fast clients send
-    #[arg(long, default_value_t = 100.0)]
+    #[arg(long, default_value_t = 60.0)]
     messages_per_s: f64,
     /// How often all faults are gone through
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=1_000))]

@@ -159,6 +159,36 @@ fn a_device_that_forgets_what_it_was_sending_is_found() {
     is_found(Flaw::NoOutbox, &["attempt_sent_once", "no_unexplained_duplicate"]);
 }
 
+#[test]
+fn limits_that_do_not_reach_the_shard_are_found() {
+    is_found(Flaw::NoLimits, &["budget_never_exceeded"]);
+}
+
+#[test]
+fn a_leader_that_forgets_what_was_charged_is_found() {
+    is_found(Flaw::ForgottenLedger, &["budget_never_exceeded", "ledger_equals_journal"]);
+}
+
+#[test]
+fn facts_that_count_twice_are_found() {
+    is_found(Flaw::FactsTwice, &["ledger_equals_journal"]);
+}
+
+#[test]
+fn a_refusal_for_good_that_is_tried_again_is_found() {
+    is_found(Flaw::PermanentAsTransient, &["no_permanent_failure_retried"]);
+}
+
+#[test]
+fn urgent_messages_behind_bulk_ones_are_found() {
+    is_found(Flaw::UrgentAsBulk, &["urgent_before_bulk"]);
+}
+
+#[test]
+fn messages_that_go_out_after_their_validity_are_found() {
+    is_found(Flaw::LongValidity, &["ends_by_its_validity"]);
+}
+
 /// Epochs in the store make it harmless, and that is why there are epochs.
 #[test]
 fn a_leader_that_goes_on_after_its_lease_does_no_harm() {

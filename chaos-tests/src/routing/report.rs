@@ -179,7 +179,7 @@ fn was_near(one: &Told, fault: &Fault) -> bool {
 }
 
 /// The value below which so many percent are, of sorted ones.
-pub fn percentile(sorted: &[u64], percent: usize) -> u64 {
+fn percentile(sorted: &[u64], percent: usize) -> u64 {
     let place = (sorted.len() * percent).div_ceil(100).max(1) - 1;
     sorted.get(place).copied().unwrap_or_default()
 }

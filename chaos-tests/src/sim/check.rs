@@ -1,6 +1,8 @@
 //! The named invariants. The checker sees what no part of the world can forget or hide: every durable batch, every promise
 //! that leaves a controller, every segment on the air, every report that a device lets go. It judges at once.
 
+mod routing;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_controller::domain::event::{Change, Changed, EventKind, Idempotency};
@@ -11,6 +13,7 @@ use flotilla_controller::store::Batch;
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::{Attempt, Report, ReportKind};
 
+use super::Ms;
 use super::store::Store;
 
 /// A broken promise: which, and what of it was seen.
@@ -49,12 +52,15 @@ pub(super) struct Checker {
     inbound_texts: BTreeMap<u64, u32>,
     counts: Counts,
     by_state: BTreeMap<&'static str, u64>,
+    promises: routing::Promises,
     found: Option<Violation>,
 }
 
 /// Why an attempt may be repeated although it was on the air: the controller knew that it might have been, or its device
 /// has said that it failed there.
-const DOUBTFUL: [&str; 2] = ["lease-over", "device-unknown"];
+const DOUBTFUL: [&str; 3] = ["lease-over", "device-unknown", "provider-unknown"];
+/// The network has given it up, by its own word: it will not arrive, so sending it again doubles nothing.
+const GIVEN_UP: &str = "given up";
 
 impl Checker {
     pub(super) fn found(&mut self) -> Option<Violation> {
@@ -95,7 +101,7 @@ impl Checker {
     }
 
     /// A batch has become durable.
-    pub(super) fn committed(&mut self, batch: &Batch, writer: Writer) {
+    pub(super) fn committed(&mut self, batch: &Batch, writer: Writer, now: Ms) {
         let (shard, epoch) = (batch.shard, batch.epoch);
         let known = *self.writers.entry((shard, epoch)).or_insert(writer);
         let highest = self.epochs.entry(shard).or_default();
@@ -112,6 +118,7 @@ impl Checker {
         if past {
             self.violated("one_leader_writes_per_epoch", || format!("shard {shard}: epoch {epoch} after {before}"));
         }
+        self.routed(batch, now);
         for (index, event) in batch.events.iter().enumerate() {
             count_event(event, &mut self.counts);
             match &event.kind {
@@ -120,8 +127,12 @@ impl Checker {
                     let order = (batch.seq, index as u32);
                     let record = MessageRecord::accepted(accepted.submission.clone(), event.at_ms, order);
                     self.accepted_one(id, accepted.submission.tenant, accepted.idempotency, record);
+                    self.note_waiting(id, now);
                 }
-                EventKind::Changed(changed) => self.changed(event.at_ms, changed),
+                EventKind::Changed(changed) => {
+                    self.changed(event.at_ms, changed);
+                    self.note_waiting(changed.message, now);
+                }
                 EventKind::Inbound(inbound) => {
                     let digest = inbound.text.parse().unwrap_or_default();
                     let times = self.inbound_texts.entry(digest).or_default();
@@ -160,8 +171,9 @@ impl Checker {
             let state = tracked.record.state;
             return self.violated("ended_never_changes", || format!("{id} is {state:?}, and then: {change:?}"));
         }
-        if let Change::Returned { attempt, why, .. } = change {
-            tracked.returned.insert(*attempt, why.code.clone());
+        if let Change::Returned { attempt, why, undelivered, .. } = change {
+            let why = if *undelivered { GIVEN_UP.into() } else { why.code.clone() };
+            tracked.returned.insert(*attempt, why);
         }
         tracked.record.apply(at_ms, change);
         let again = tracked.record.charged;
@@ -249,7 +261,7 @@ impl Checker {
         for one in earlier {
             let why = returned.get(&one).map_or("nothing", |why| &**why);
             let explained = DOUBTFUL.contains(&why) || why.starts_with("cms-");
-            if duplicates == Duplicates::Never || !explained {
+            if why != GIVEN_UP && (duplicates == Duplicates::Never || !explained) {
                 self.violated("no_unexplained_duplicate", || {
                     format!("{id} ({duplicates:?}): attempt {number} after {one}, which was taken back for {why}")
                 });

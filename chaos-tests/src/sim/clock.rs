@@ -4,7 +4,7 @@ use super::Ms;
 
 /// Drift of a quartz stays below this (docs/adr/0002 counts on it).
 pub(super) const DRIFT_PPM_MAX: u64 = 100;
-const UNIX_START_MS: u64 = 1_700_000_000_000;
+pub(super) const UNIX_START_MS: u64 = 1_700_000_000_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {

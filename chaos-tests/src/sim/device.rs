@@ -5,6 +5,7 @@ mod line;
 mod modem;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use flotilla_controller::shard::RouteSim;
@@ -15,6 +16,8 @@ use flotilla_device_node::outbox::{Limits, Record, State};
 use flotilla_device_node::radio::RadioEvent;
 use flotilla_protocol::id::{DeviceId, InboundId, SimId, TenantId};
 use flotilla_protocol::wire::{Attempt, Hello, SimInfo, SimState, Up, encode_frame};
+use flotilla_routing::route::Route;
+use flotilla_routing::settings::{Limits as SimLimits, RouteSettings};
 
 use super::Flaw;
 use super::Ms;
@@ -379,13 +382,26 @@ pub(super) fn number(hello: &Hello) -> usize {
     hello.info.name.parse().unwrap_or_default()
 }
 
-pub(super) fn routes(device: usize, sims: &[SimInfo]) -> Vec<RouteSim> {
+/// What is set for a SIM: some have limits of a minute, second SIMs of a day, so that no device is ever without.
+pub(super) fn limits(device: usize, slot: u8) -> SimLimits {
+    let day = (slot == 1).then_some(6);
+    let minute = (slot == 0 && device % 4 == 1).then_some(3);
+    SimLimits { per_minute: minute, per_day: day, ..SimLimits::default() }
+}
+
+/// The limits of all SIMs.
+pub(super) fn all_limits(device: usize) -> impl Iterator<Item = (Route, SimLimits)> {
+    (0..2).map(move |slot| (Route::sim(id(device), sim(device, slot)), limits(device, slot)))
+}
+
+pub(super) fn routes(device: usize, sims: &[SimInfo], flaw: Option<Flaw>) -> Vec<RouteSim> {
+    let limits = |slot| if flaw == Some(Flaw::NoLimits) { SimLimits::default() } else { limits(device, slot) };
     let route = |info: &SimInfo| RouteSim {
         slot: info.slot,
         sim: sim(device, info.slot),
         depth: info.depth,
         ready: info.state == SimState::Ready,
-        settings: Default::default(),
+        settings: Arc::new(RouteSettings { limits: limits(info.slot), ..RouteSettings::default() }),
     };
     sims.iter().map(route).collect()
 }

@@ -57,6 +57,18 @@ pub enum Flaw {
     LostReport,
     /// A device forgets that it was about to send.
     NoOutbox,
+    /// A leader starts without what its routes were charged before.
+    ForgottenLedger,
+    /// A leader counts the last batch of its predecessor twice.
+    FactsTwice,
+    /// A modem takes a refusal for good for one that passes.
+    PermanentAsTransient,
+    /// The API takes urgent messages for bulk ones, and the other way round.
+    UrgentAsBulk,
+    /// The API gives messages five minutes more than their clients.
+    LongValidity,
+    /// The limits of SIMs do not reach the shard.
+    NoLimits,
     /// A leader goes on after its lease. Harmless: the store fences it.
     NoSelfFence,
 }

@@ -163,6 +163,9 @@ impl World {
         for (n, op) in plan.iter().enumerate().filter(|(n, _)| enabled[*n]) {
             cx.at(op.at, Event::Begin(n));
         }
+        for (route, limits) in (0..size.devices).flat_map(super::device::all_limits) {
+            cx.check.limited(route, &limits);
+        }
         let mut rng = Rng::new(seed, "world", 0);
         for n in 0..size.nodes {
             cx.at(rng.between(0, 500), Event::Starts(Party::Node(n)));
@@ -243,6 +246,9 @@ impl World {
         writes::catch_up(&self.cx.store);
         for probe in self.clients.probes() {
             self.cx.check.probed(probe);
+        }
+        for node in &self.nodes {
+            node.check_ledgers(&mut self.cx);
         }
         let Cx { check, store, .. } = &mut self.cx;
         check.finally(store);

@@ -104,7 +104,7 @@ fn commit(node: usize, life: u32, id: u64, batch: Batch, cx: &mut Cx) -> Result<
         Err(error) => format!("store: batch {seq} of shard {shard} from c{node}: {error}"),
     });
     let batch = result?;
-    cx.check.committed(&batch, (node, life));
+    cx.check.committed(&batch, (node, life), cx.now);
     if fate == 1 {
         cx.count("commit not answered");
         return unknown();

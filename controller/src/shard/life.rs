@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_protocol::id::{Epoch, ShardId};
+use flotilla_routing::ledger::Ledger;
 use flotilla_routing::table::Notice;
 use tokio::sync::watch;
 
@@ -108,6 +109,11 @@ impl Life {
     /// It takes messages and reports.
     pub fn is_running(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// What it knows of its routes, while everything that it has decided is committed.
+    pub fn ledger_at_rest(&self) -> Option<&Ledger> {
+        self.running.as_ref().filter(|running| running.is_idle()).map(Running::ledger)
     }
 
     /// What the commit under way holds back.

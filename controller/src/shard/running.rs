@@ -3,6 +3,7 @@
 //! One commit at a time; what comes meanwhile is applied and collects for the next. The effects of a batch are released when
 //! it is durable, and those of inputs that made no events with the batch after which they were made (docs/adr/0001).
 
+use flotilla_routing::ledger::Ledger;
 use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -120,6 +121,10 @@ impl Running {
     /// The batch is durable: its effects.
     pub(super) fn committed(&mut self) -> Vec<Effect> {
         self.committing.take().unwrap_or_default()
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        self.machine.ledger()
     }
 
     /// What the commit under way holds back.

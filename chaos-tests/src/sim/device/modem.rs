@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 use flotilla_device_node::radio::{Delivery, RadioEvent, ReportKey, SendJob, SendOutcome};
 use flotilla_protocol::address::Address;
 use flotilla_protocol::wire::{Attempt, Body, ErrorClass, ErrorDomain, NotSent, SendError};
+use flotilla_routing::route::Route;
 
 use super::{Device, DeviceEvent};
+use crate::sim::Flaw;
 use crate::sim::rng::Rng;
 use crate::sim::world::{Cx, Event};
 
@@ -127,8 +129,9 @@ impl Modem {
 
     pub(super) fn reported(&mut self, attempt: Attempt, segment: u8, delivered: bool) -> RadioEvent {
         self.coming -= 1;
-        let delivery =
-            if delivered { Delivery::Delivered } else { Delivery::Undelivered(error(ErrorClass::Permanent)) };
+        // First attempts may go on elsewhere.
+        let class = if attempt.number == 1 { ErrorClass::Transient } else { ErrorClass::Permanent };
+        let delivery = if delivered { Delivery::Delivered } else { Delivery::Undelivered(error(class)) };
         self.owe(|token| RadioEvent::StatusReport {
             slot: 0,
             key: ReportKey::Segment { attempt, segment },
@@ -173,7 +176,7 @@ impl Device {
             Fate::Sent => job.segments,
             Fate::Fails { after, .. } | Fate::Silent { after } => after,
         };
-        let wants_report = job.job.report;
+        let (wants_report, slot) = (job.job.report, job.job.slot);
         if segment >= last {
             let pause = self.modem.rng.between(100, 1_500);
             return cx.after(pause, Event::ToDevice(device, DeviceEvent::Done { attempt, job: number }));
@@ -182,6 +185,8 @@ impl Device {
             cx.log(|| format!("d{device}: {}/{} is on the air", told(attempt), attempt.number));
             cx.check.sent(attempt);
         }
+        let route = Route::sim(super::id(device), super::sim(device, slot));
+        cx.check.goes_out(attempt, route, 1, cx.now);
         if wants_report && self.modem.rng.percent(85) {
             let delivered = self.modem.rng.percent(95);
             let pause = self.modem.rng.between(300, 40_000);
@@ -199,7 +204,16 @@ impl Device {
         let Some(job) = self.modem.jobs.remove(&attempt).filter(|job| !job.abandoned) else { return };
         let outcome = match job.fate {
             Fate::Sent => SendOutcome::Sent { segments: job.segments, references: vec![] },
-            Fate::Fails { after, class } => SendOutcome::Failed { error: error(class), segments_sent: after },
+            Fate::Fails { after, class } => {
+                if class == ErrorClass::Permanent {
+                    cx.check.refused_for_good(attempt);
+                }
+                let class = match (cx.flaw, class) {
+                    (Some(Flaw::PermanentAsTransient), ErrorClass::Permanent) => ErrorClass::Transient,
+                    (_, class) => class,
+                };
+                SendOutcome::Failed { error: error(class), segments_sent: after }
+            }
             Fate::Silent { .. } => SendOutcome::Unknown,
         };
         self.answer(attempt, outcome, cx);

@@ -1,7 +1,7 @@
 //! Requests: looked up by their key, forwarded to the leader, accepted by its shard, answered when that is durable. What the
 //! API layer does, without HTTP.
 
-use flotilla_controller::domain::message::{Pin, Submission};
+use flotilla_controller::domain::message::{Pin, Priority, Submission};
 use flotilla_controller::domain::shard::{AcceptRequest, Acceptance, CancelOutcome, Effect, RequestKey};
 use flotilla_controller::shard::{AcceptError, Answer, ShardError};
 use flotilla_controller::store::IDEMPOTENCY_MS;
@@ -18,6 +18,21 @@ use crate::sim::store::ready;
 use crate::sim::world::{Cx, Event, devices_of};
 
 const CALL_TIMEOUT_MS: u64 = 10_000;
+
+/// Deliberate bugs of the way in.
+fn spoil(submission: &mut Submission, flaw: Option<Flaw>) {
+    match flaw {
+        Some(Flaw::UrgentAsBulk) => {
+            submission.priority = match submission.priority {
+                Priority::Urgent => Priority::Bulk,
+                Priority::Bulk => Priority::Urgent,
+                other => other,
+            };
+        }
+        Some(Flaw::LongValidity) => submission.expires_ms += 300_000,
+        _ => {}
+    }
+}
 
 /// What a client asks, and how often it has asked it.
 #[derive(Clone, Debug)]
@@ -122,7 +137,11 @@ impl Node {
         {
             return self.reply(&call, Reply::Accepted { ids: used.messages }, cx);
         }
-        let submissions: Vec<Submission> = (0..submit.messages).map(|_| self.submission(submit, now_ms)).collect();
+        let mut submissions: Vec<Submission> = (0..submit.messages).map(|_| self.submission(submit, now_ms)).collect();
+        for submission in &mut submissions {
+            cx.check.asked(submission.id, submission.priority, submission.expires_ms);
+            spoil(submission, cx.flaw);
+        }
         let ids: Vec<MessageId> = submissions.iter().map(|submission| submission.id).collect();
         let idempotency = key.map(|key| RequestKey { key, request: key });
         let request = AcceptRequest { tenant, idempotency, submissions };

@@ -300,7 +300,12 @@ impl Node {
             let restored = ready(reads::restored(&*cx.store.rows(), shard, epoch, last_seq));
             let mut restored = restored.map_err(|error| error.to_string())?;
             for batch in cx.store.read(shard, 0).map_err(|error| error.to_string())? {
-                for event in batch.events.iter() {
+                let times = match cx.flaw {
+                    Some(Flaw::ForgottenLedger) => 0,
+                    Some(Flaw::FactsTwice) if batch.seq == last_seq => 2,
+                    _ => 1,
+                };
+                for event in (0..times).flat_map(|_| batch.events.iter()) {
                     facts::of_event(event, |fact| {
                         restored.ledger.apply(&fact);
                     });
@@ -344,6 +349,18 @@ impl Node {
                 let pause = (50 << tries.min(10)).min(READ_RETRY_MS_MAX);
                 let event = self.own(NodeEvent::Read { led: id, run, read, tries: tries + 1 });
                 cx.after(pause, event);
+            }
+        }
+    }
+
+    /// What those that lead and have nothing under way know of their routes.
+    pub(in crate::sim) fn check_ledgers(&self, cx: &mut Cx) {
+        for led in self.mind.led.values() {
+            let (shard, epoch) = (led.life.shard(), led.life.epoch());
+            if cx.store.epoch(shard) == epoch
+                && let Some(ledger) = led.life.ledger_at_rest()
+            {
+                cx.check.ledger_is(shard, ledger);
             }
         }
     }

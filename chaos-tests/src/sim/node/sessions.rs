@@ -151,7 +151,7 @@ impl Node {
                 self.mind.sinks.lock().push((id, vec![pong]));
             }
             Up::Sims { sims } => {
-                session.sims = device::routes(session.device, &sims);
+                session.sims = device::routes(session.device, &sims, cx.flaw);
                 let sims = session.sims.clone();
                 session.handle.device_changed(device, session.number, sims, true);
             }
@@ -201,7 +201,7 @@ impl Node {
         if let Some(older) = older {
             self.refuse(older, Refusal::Superseded, "the device has connected again", cx);
         }
-        let sims = device::routes(device, &hello.sims);
+        let sims = device::routes(device, &hello.sims, cx.flaw);
         let ids = hello.sims.iter().map(|sim| (sim.slot, device::sim(device, sim.slot))).collect();
         let welcome = Welcome {
             epoch: handle.epoch(),

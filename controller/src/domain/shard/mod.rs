@@ -284,6 +284,11 @@ impl Machine {
         [wall, mono, routes, self.timers.deadline(now.unix_ms, now.mono_ms)].into_iter().flatten().min()
     }
 
+    /// The fold of all its events, those of the batch under way among them.
+    pub fn ledger(&self) -> &Ledger {
+        self.routes.ledger()
+    }
+
     pub fn status(&self) -> ShardStatus {
         ShardStatus {
             shard: self.shard,
