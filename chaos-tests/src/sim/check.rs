@@ -118,7 +118,7 @@ impl Checker {
         if past {
             self.violated("one_leader_writes_per_epoch", || format!("shard {shard}: epoch {epoch} after {before}"));
         }
-        self.routed(batch, now);
+        let led_since = self.folded(batch, now);
         for (index, event) in batch.events.iter().enumerate() {
             count_event(event, &mut self.counts);
             match &event.kind {
@@ -130,6 +130,7 @@ impl Checker {
                     self.note_waiting(id, now);
                 }
                 EventKind::Changed(changed) => {
+                    self.may_change(changed, led_since, now);
                     self.changed(event.at_ms, changed);
                     self.note_waiting(changed.message, now);
                 }

@@ -315,7 +315,7 @@ impl Node {
 }
 
 /// Small memory, so that messages go to the store and come back, and leases that fit the length of a run.
-fn settings(seed: u64) -> ShardSettings {
+pub(super) fn settings(seed: u64) -> ShardSettings {
     let mut rng = Rng::new(seed, "settings", 0);
     let defaults = ShardSettings::default();
     if rng.percent(30) {

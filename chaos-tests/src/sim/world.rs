@@ -163,6 +163,7 @@ impl World {
         for (n, op) in plan.iter().enumerate().filter(|(n, _)| enabled[*n]) {
             cx.at(op.at, Event::Begin(n));
         }
+        cx.check.sees(super::node::settings(seed).queued_min);
         for (route, limits) in (0..size.devices).flat_map(super::device::all_limits) {
             cx.check.limited(route, &limits);
         }

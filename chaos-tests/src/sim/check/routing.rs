@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_controller::domain::event::{Change, EventKind};
+use flotilla_controller::domain::event::{Change, Changed};
 use flotilla_controller::domain::facts;
 use flotilla_controller::domain::message::{MessageState, Pin, Priority, Route};
 use flotilla_controller::store::Batch;
@@ -42,8 +42,10 @@ pub(super) struct Promises {
     air: BTreeMap<Route, Vec<(Ms, u32)>>,
     /// Refused by the network for good, as the modem or provider has told.
     refused: BTreeSet<Attempt>,
-    /// Urgent messages that wait, with the time since when.
+    /// Urgent messages that wait, pinned ones too, with the time since when.
     urgent: BTreeMap<TenantId, BTreeMap<MessageId, Ms>>,
+    /// So many of a tenant's class are in a shard's memory in any case; those beyond it may wait in the store.
+    in_memory: usize,
     led_since: BTreeMap<(ShardId, Epoch), Ms>,
     /// The fold of each journal.
     ledgers: BTreeMap<ShardId, Ledger>,
@@ -53,6 +55,11 @@ impl Checker {
     /// A controller hands a client's wish to a shard.
     pub(in crate::sim) fn asked(&mut self, id: MessageId, priority: Priority, expires_ms: u64) {
         self.promises.asked.insert(id, Asked { priority, expires_ms });
+    }
+
+    /// How many messages of a class a shard sees at least.
+    pub(in crate::sim) fn sees(&mut self, in_memory: usize) {
+        self.promises.in_memory = in_memory;
     }
 
     /// What is set for a route.
@@ -82,32 +89,33 @@ impl Checker {
         }
     }
 
-    /// The part of a batch that is about routes; before the messages change.
-    pub(super) fn routed(&mut self, batch: &Batch, now: Ms) {
-        let since = *self.promises.led_since.entry((batch.shard, batch.epoch)).or_insert(now);
+    /// Folds a batch. Since when its leader has led, by its batches.
+    pub(super) fn folded(&mut self, batch: &Batch, now: Ms) -> Ms {
         let ledger = self.promises.ledgers.entry(batch.shard).or_default();
         for event in batch.events.iter() {
             facts::of_event(event, |fact| {
                 ledger.apply(&fact);
             });
         }
-        for event in batch.events.iter() {
-            let EventKind::Changed(changed) = &event.kind else { continue };
-            let attempt = |number: &u16| Attempt { message: changed.message, number: *number };
-            match &changed.change {
-                // Only the device's own word: a doubt may have come before it.
-                Change::Returned { attempt: number, why, .. }
-                    if why.code.starts_with("cms-") && self.promises.refused.contains(&attempt(number)) =>
-                {
-                    self.violated("no_permanent_failure_retried", || {
-                        format!("{}/{number} was refused for good, and goes back to the queue", changed.message)
-                    });
-                }
-                Change::Dispatched { route, .. } if now > since + WAITED_MS => {
-                    self.overtaken(changed.message, *route, now);
-                }
-                _ => {}
+        *self.promises.led_since.entry((batch.shard, batch.epoch)).or_insert(now)
+    }
+
+    /// Whether a change may be made, before it is.
+    pub(super) fn may_change(&mut self, changed: &Changed, led_since: Ms, now: Ms) {
+        let attempt = |number: &u16| Attempt { message: changed.message, number: *number };
+        match &changed.change {
+            // Only the device's own word: a doubt may have come before it.
+            Change::Returned { attempt: number, why, .. }
+                if why.code.starts_with("cms-") && self.promises.refused.contains(&attempt(number)) =>
+            {
+                self.violated("no_permanent_failure_retried", || {
+                    format!("{}/{number} was refused for good, and goes back to the queue", changed.message)
+                });
             }
+            Change::Dispatched { route, .. } if now > led_since + WAITED_MS => {
+                self.overtaken(changed.message, *route, now);
+            }
+            _ => {}
         }
     }
 
@@ -119,11 +127,13 @@ impl Checker {
         }
         let Some(bulk) = self.messages.get(&id) else { return };
         let submission = &bulk.record.submission;
-        let waiting = self.promises.urgent.get(&submission.tenant).into_iter().flatten();
+        let waiting = self.promises.urgent.get(&submission.tenant);
+        let waiting = waiting.filter(|waiting| waiting.len() <= self.promises.in_memory).into_iter().flatten();
         let sooner = waiting.filter(|(_, since)| now > **since + WAITED_MS).find(|(urgent, _)| {
             // The same route would have taken it.
             self.messages.get(urgent).is_some_and(|one| {
-                one.record.submission.segments <= submission.segments && one.record.attempt == 0
+                let urgent = &one.record.submission;
+                urgent.pin == Pin::Any && urgent.segments <= submission.segments && one.record.attempt == 0
             })
         });
         let sooner = sooner.map(|(urgent, since)| (*urgent, now - since));
@@ -134,16 +144,13 @@ impl Checker {
         }
     }
 
-    /// Keeps account of urgent messages that wait for any route; after the messages have changed.
+    /// Keeps account of urgent messages that wait; after the messages have changed.
     pub(super) fn note_waiting(&mut self, id: MessageId, now: Ms) {
         if self.promises.asked.get(&id).is_none_or(|asked| asked.priority != Priority::Urgent) {
             return;
         }
         let Some(tracked) = self.messages.get(&id) else { return };
         let (submission, state) = (&tracked.record.submission, tracked.record.state);
-        if submission.pin != Pin::Any {
-            return;
-        }
         let of_tenant = self.promises.urgent.entry(submission.tenant).or_default();
         if state == MessageState::Queued {
             of_tenant.entry(id).or_insert(now);
