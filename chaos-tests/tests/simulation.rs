@@ -137,6 +137,7 @@ fn a_store_without_epochs_is_found() {
     let signs = [
         "one_leader_writes_per_epoch",
         "ended_never_changes",
+        "attempts_are_charged_once",
         "no_unexplained_duplicate",
         "one_message_per_request",
         "refused_means_nothing",
