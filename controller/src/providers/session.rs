@@ -164,6 +164,10 @@ pub(super) struct State {
     /// Callbacks whose reports are not durable yet, by the position of the last one.
     waiting: Vec<(u64, oneshot::Sender<()>)>,
     polls: Polls,
+    /// The maker is being asked.
+    polling: bool,
+    /// The shard has been told that it is over.
+    ended: bool,
     noted_dirty: bool,
     look_at_balance: Arc<Notify>,
     wake: Option<(u64, JoinHandle<()>)>,
@@ -305,7 +309,20 @@ impl Actor for Session {
     }
 }
 
+/// A session that panicked has not said that it is over, and the shard would go on giving it work.
+impl Drop for State {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
 impl State {
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.door.device_down(self.device(), self.session);
+        }
+    }
+
     fn new(args: Args, myself: &ActorRef<Message>) -> Self {
         let Args { parts, provider, door, live } = args;
         let now = parts.clock.now();
@@ -333,6 +350,8 @@ impl State {
             early: Vec::new(),
             waiting: Vec::new(),
             polls,
+            polling: false,
+            ended: false,
             noted_dirty: false,
             look_at_balance: Arc::new(Notify::new()),
             wake: None,
@@ -630,6 +649,10 @@ impl State {
         if let (Some(price), Some(fresh)) = (&receipt.price, fresh) {
             self.note_price(fresh.country, price, now);
         }
+        if let Some(id) = receipt.id.as_deref().filter(|_| receipt.state != ReceiptState::Pending) {
+            // Told by a callback: there is nothing left to ask.
+            self.polls.settle(id);
+        }
         let at_ms = receipt.at_ms.unwrap_or(now.unix_ms);
         let Known { attempt, segments, segment } = known;
         let segment = receipt.segment.or(segment);
@@ -721,18 +744,23 @@ impl State {
 
     fn poll(&mut self, myself: &ActorRef<Message>, now: Now) {
         let Way::Http(line) = &self.way else { return };
+        if self.polling {
+            return;
+        }
         let asked = self.polls.due(line.maker().poll_max(), now.unix_ms);
         if asked.is_empty() {
             return;
         }
         let (line, myself) = (Arc::clone(line), myself.clone());
-        tokio::spawn(async move {
+        self.polling = true;
+        tokio::spawn(self.tasks.0.clone().run_until_cancelled_owned(async move {
             let receipts = line.poll(&asked).await;
             let _ = myself.cast(Message::Polled { asked, receipts });
-        });
+        }));
     }
 
     fn polled(&mut self, asked: &[Box<str>], receipts: Vec<Receipt>, now: Now) {
+        self.polling = false;
         let mut settled = Vec::new();
         for receipt in receipts {
             // An answer about what was not asked is none.
@@ -776,7 +804,7 @@ impl State {
 
     fn end(&mut self) {
         self.end_way();
-        self.door.device_down(self.device(), self.session);
+        self.leave();
         let gauge = metrics::gauge!("flotilla_provider_in_flight", "maker" => self.maker());
         gauge.decrement(self.gauge as f64);
         if let Some((_, wake)) = self.wake.take() {

@@ -11,6 +11,7 @@ use flotilla_providers::smpp::{self, Ack, Event, Handle, State};
 use flotilla_providers::{FieldError, Judged, Outgoing, Receipt, Submitted};
 use ractor::ActorRef;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::account::Provider;
 use super::line::Told;
@@ -24,6 +25,8 @@ const EVENTS_MAX: usize = 64;
 
 pub(super) struct SmppLine {
     handle: Handle,
+    /// Another client has taken its place: what it says of itself counts no more.
+    replaced: CancellationToken,
 }
 
 /// What became of a message, with the SMSC's ids by segment.
@@ -66,8 +69,9 @@ impl SmppLine {
     ) -> Self {
         let (events, told) = mpsc::channel(EVENTS_MAX);
         let handle = smpp::start(settings, events);
-        tokio::spawn(listen(provider, references, session, told));
-        Self { handle }
+        let replaced = CancellationToken::new();
+        tokio::spawn(listen(provider, references, session, told, replaced.clone()));
+        Self { handle, replaced }
     }
 
     /// In line when this returns. Nothing of it goes out after `within`.
@@ -85,6 +89,7 @@ impl SmppLine {
 
     /// Answers that are due come first; then it unbinds.
     pub(super) fn end(&self) {
+        self.replaced.cancel();
         let handle = self.handle.clone();
         tokio::spawn(async move { handle.shutdown().await });
     }
@@ -96,6 +101,7 @@ async fn listen(
     references: References,
     session: ActorRef<Message>,
     mut told: mpsc::Receiver<Event>,
+    replaced: CancellationToken,
 ) {
     while let Some(event) = told.recv().await {
         match event {
@@ -107,6 +113,7 @@ async fn listen(
             Event::Inbound { inbound, ack } => {
                 hand_on(&session, News { receipts: Vec::new(), inbound: vec![inbound], reply: None }, ack);
             }
+            Event::State(_) if replaced.is_cancelled() => {}
             Event::State(state) => {
                 let (bound, why) = match state {
                     State::Bound { .. } => (true, None),

@@ -20,12 +20,12 @@ use crate::store::{Catalog, Row, SqlError, Tx};
 pub const URL_BYTES_MAX: usize = 1_000;
 pub const NAME_BYTES_MAX: usize = 64;
 /// Endpoints of one tenant.
-pub const ENDPOINTS_MAX: usize = 50;
+pub(super) const ENDPOINTS_MAX: usize = 50;
 pub const PATTERNS_MAX: usize = 32;
 pub const RATE_MAX: u32 = 1_000;
 pub const RATE_DEFAULT: u32 = 20;
 /// For so long after a rotation both secrets sign.
-pub const ROTATION_MS: u64 = 86_400_000;
+pub(super) const ROTATION_MS: u64 = 86_400_000;
 
 /// Every event that can be asked for. Patterns end in `*` or name one.
 pub const EVENTS: &[&str] = &[
@@ -113,11 +113,6 @@ impl Endpoint {
 /// The endpoint of a tenant's callbacks.
 pub fn callbacks_of(tenant: TenantId) -> WebhookId {
     WebhookId::from_bytes(tenant.to_bytes())
-}
-
-/// Whether an event is told to callbacks.
-pub(super) fn is_callback_event(kind: &str) -> bool {
-    CALLBACK_EVENTS.contains(&kind)
 }
 
 /// Which events: `message.*`, `*`, `device.online`.

@@ -29,10 +29,12 @@ pub(super) struct Shared {
     pub(super) outcomes: Mutex<Outcomes>,
     /// There is something in `outcomes`.
     pub(super) settle: Notify,
-    /// What signs, by endpoint, and until when that may be believed (Unix ms).
-    pub(super) secrets: Mutex<FxHashMap<WebhookId, (Arc<[SigningSecret]>, u64)>>,
+    pub(super) secrets: Mutex<FxHashMap<WebhookId, Secrets>>,
     loose: AtomicU32,
 }
+
+/// What signs, and until when that may be believed (Unix ms).
+type Secrets = (Arc<[SigningSecret]>, u64);
 
 #[derive(Default)]
 pub(super) struct Outcomes {
