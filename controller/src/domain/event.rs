@@ -21,7 +21,6 @@ pub struct Event {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "nearly all events are changes; a box would be an allocation for each")]
 pub enum EventKind {
     Accepted(Box<Accepted>),
     Changed(Changed),
