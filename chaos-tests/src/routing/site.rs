@@ -117,7 +117,7 @@ impl Site {
                 "chain": { "steps": [sims.clone(), one.clone(), other.clone()] },
                 "online": { "steps": [one, other, sims] },
             },
-            "rules": [{ "name": "a fifth online", "plan": "online", "share_percent": 20 }],
+            "rules": [{ "name": "a-fifth-online", "plan": "online", "share_percent": 20 }],
             "default_plan": "chain",
         });
         self.client.put_any("/v1/routing", &body).await.map(drop)
