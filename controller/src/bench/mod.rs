@@ -13,6 +13,7 @@ mod e2e;
 mod forward;
 mod link;
 pub mod report;
+mod shares;
 mod store;
 mod subject;
 mod takeover;
@@ -41,6 +42,8 @@ enum What {
     Forward(forward::ForwardOptions),
     /// Frames over one device link
     Link(link::LinkOptions),
+    /// A shard with very many queued messages: who gets which share, and how soon urgent ones leave
+    Shares(shares::SharesOptions),
     /// Journal and rows alone
     Store(store::StoreOptions),
     /// A shard with many open messages moves from node to node
@@ -57,6 +60,7 @@ impl Bench {
             What::E2e(options) => e2e::run(options).await?,
             What::Forward(options) => forward::run(options).await?,
             What::Link(options) => link::run(options).await?,
+            What::Shares(options) => shares::run(&options),
             What::Store(options) => store::run(options).await?,
             What::Takeover(options) => takeover::run(options).await?,
             What::Connect(options) => connect::run(options).await?,

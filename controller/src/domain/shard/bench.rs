@@ -1,6 +1,8 @@
 //! How long the machine takes for a message's whole life, without store and network: for `flotilla bench` and for whoever changes
 //! something on the way of every message.
 
+mod shares;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,8 @@ use flotilla_routing::settings::Tenants;
 use super::{AcceptRequest, Effect, Input, Link, Machine, Restored, RouteSim, ShardSettings};
 use crate::domain::Now;
 use crate::domain::message::{Duplicates, Pin, Priority, RouteKind, Submission};
+
+pub use shares::{SharesBench, bench_shares};
 
 /// What [`bench_machine`] measured.
 #[derive(Clone, Copy, Debug)]
@@ -32,21 +36,10 @@ const REQUEST: usize = 10;
 
 /// Queues so many messages, then sends and delivers them over a hundred devices.
 pub fn bench_machine(messages: usize) -> MachineBench {
-    let settings =
-        ShardSettings { queued_max: messages, sent_max: messages, look_up_ms: 0, ..ShardSettings::default() };
-    let mut now = Now { unix_ms: 1_700_000_000_000, mono_ms: 1_000 };
-    let restored = Restored {
-        shard: ShardId(0),
-        epoch: Epoch(1),
-        last_seq: 0,
-        in_flight: vec![],
-        open: vec![],
-        inbound: vec![],
-        tenants: Tenants::default(),
-        ledger: Ledger::default(),
-    };
-    let mut machine = Machine::new(settings, restored, now);
-    let requests: Vec<AcceptRequest> = (0..messages / REQUEST).map(|n| request(n, now)).collect();
+    let mut now = START;
+    let mut machine = machine(messages);
+    let request = |n: usize| request(tenant(1), n, Priority::ALL[n % 4], ["", "spring"][n % 2], now);
+    let requests: Vec<AcceptRequest> = (0..messages / REQUEST).map(request).collect();
     let mut bench = MachineBench {
         messages: requests.len() * REQUEST,
         accept: Duration::ZERO,
@@ -67,7 +60,7 @@ pub fn bench_machine(messages: usize) -> MachineBench {
 
     let begin = Instant::now();
     for n in 0..DEVICES {
-        connect(&mut machine, n, now);
+        connect(&mut machine, tenant(1), n, now);
     }
     let mut positions = vec![0u64; DEVICES as usize];
     loop {
@@ -94,14 +87,36 @@ pub fn bench_machine(messages: usize) -> MachineBench {
     bench
 }
 
+const START: Now = Now { unix_ms: 1_700_000_000_000, mono_ms: 1_000 };
+
+/// A new shard that keeps so many messages in memory.
+fn machine(messages: usize) -> Machine {
+    let settings =
+        ShardSettings { queued_max: messages, sent_max: messages, look_up_ms: 0, ..ShardSettings::default() };
+    let restored = Restored {
+        shard: ShardId(0),
+        epoch: Epoch(1),
+        last_seq: 0,
+        in_flight: vec![],
+        open: vec![],
+        inbound: vec![],
+        tenants: Tenants::default(),
+        ledger: Ledger::default(),
+    };
+    Machine::new(settings, restored, START)
+}
+
+fn tenant(n: u8) -> TenantId {
+    TenantId::from_bytes([n; 16])
+}
+
 fn id16(kind: u8, n: u64) -> [u8; 16] {
     let mut bytes = [kind; 16];
     bytes[8..].copy_from_slice(&n.to_be_bytes());
     bytes
 }
 
-fn request(n: usize, now: Now) -> AcceptRequest {
-    let tenant = TenantId::from_bytes([1; 16]);
+fn request(tenant: TenantId, n: usize, priority: Priority, campaign: &str, now: Now) -> AcceptRequest {
     let submission = |index: usize| Submission {
         id: MessageId::from_bytes(id16(2, (n * REQUEST + index) as u64)),
         tenant,
@@ -111,12 +126,12 @@ fn request(n: usize, now: Now) -> AcceptRequest {
         encoding: TextEncoding::default(),
         flash: false,
         segments: 1,
-        priority: Priority::ALL[n % 4],
+        priority,
         duplicates: Duplicates::Never,
         pin: Pin::Any,
         due_ms: now.unix_ms,
         expires_ms: now.unix_ms + 86_400_000,
-        campaign: ["", "spring"][n % 2].into(),
+        campaign: campaign.into(),
         tags: Vec::new(),
         client_ref: None,
         sender: None,
@@ -127,13 +142,13 @@ fn request(n: usize, now: Now) -> AcceptRequest {
     AcceptRequest { tenant, idempotency: None, submissions: (0..REQUEST).map(submission).collect() }
 }
 
-fn connect(machine: &mut Machine, n: u64, now: Now) {
+fn connect(machine: &mut Machine, tenant: TenantId, n: u64, now: Now) {
     let device = DeviceId::from_bytes(id16(3, n));
     let session = n + 1;
     let sim = RouteSim { slot: 0, sim: SimId::from_bytes(id16(4, n)), depth: 2, ready: true, settings: Arc::default() };
     let link = Link {
         device,
-        tenant: TenantId::from_bytes([1; 16]),
+        tenant,
         session,
         window: WINDOW,
         epoch_seen: Epoch(0),
