@@ -22,7 +22,7 @@ use super::params::{self, Id, Query};
 use super::problem::{Code, Problem};
 use super::time::Time;
 use super::{Api, catalog_problem, examples};
-use crate::providers::account::{Decimal, Noted, Provider, Sender, Settings};
+use crate::providers::account::{Decimal, Noted, Provider, Sender, Settings, Wrong};
 use crate::providers::accounts::{AccountError, NewProvider};
 use crate::providers::kind::Kind;
 use crate::providers::live::{Counters, LiveState};
@@ -215,7 +215,7 @@ pub struct ProviderBody {
     name: Option<String>,
     /// An account that is switched off finishes what it has.
     enabled: Option<bool>,
-    /// In place of the provider's own address; null takes it away.
+    /// In place of the provider's own address; null takes it away. An account that gets another address needs its secrets again.
     #[serde(deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     base_url: Option<Option<Box<str>>>,
@@ -261,6 +261,11 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
 }
 
 impl ProviderBody {
+    /// Whether some of these secrets stay as they are.
+    fn secrets_kept(&self, secrets: &BTreeMap<Box<str>, Box<str>>) -> bool {
+        secrets.keys().any(|name| self.secrets.as_ref().is_none_or(|given| !given.contains_key(name)))
+    }
+
     fn settle(self, settings: &mut Settings, secrets: &mut BTreeMap<Box<str>, Box<str>>) {
         fn set<T>(place: &mut T, value: Option<T>) {
             if let Some(value) = value {
@@ -290,6 +295,12 @@ impl ProviderBody {
         set(&mut settings.unsigned_callbacks, self.unsigned_callbacks);
         set(&mut settings.low_balance, self.low_balance);
     }
+}
+
+/// What says where an account's secrets go.
+fn addresses(settings: &Settings) -> (Option<Box<str>>, Vec<Option<Box<str>>>) {
+    let fields = ["settings", "host", "port", "tls", "ca_pem"];
+    (settings.base_url.clone(), fields.map(|name| settings.fields.get(name).cloned()).to_vec())
 }
 
 /// Create an account. It is at work at once, unless `enabled` is false.
@@ -383,7 +394,14 @@ pub async fn patch(
             provider.name.clone_from(name);
         }
         provider.enabled = body.enabled.unwrap_or(provider.enabled);
+        let kept = body.secrets_kept(&provider.secrets);
+        let addresses = addresses(&provider.settings);
         body.settle(&mut provider.settings, &mut provider.secrets);
+        if kept && addresses != self::addresses(&provider.settings) {
+            let problem =
+                "the account gets another address: give its secrets again, since those it has are for the old one";
+            return Err(Wrong { field: "secrets".to_owned(), problem: problem.to_owned() });
+        }
         Ok(())
     };
     let provider = api.providers.accounts().change(by, who.tenant, id, change).await.map_err(problem)?;

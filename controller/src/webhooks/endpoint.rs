@@ -46,10 +46,15 @@ pub const EVENTS: &[&str] = &[
     "sim.quarantined",
     "sim.recovered",
     "sim.block_predicted",
+    "sim.warm_up",
     "provider.up",
     "provider.down",
     "provider.low_balance",
-    "tenant.budget_warning",
+    "provider.quarantined",
+    "provider.recovered",
+    "provider.block_predicted",
+    "provider.warm_up",
+    "tenant.budget_warned",
     "tenant.budget_spent",
     "enrollment.reused",
 ];
@@ -87,7 +92,7 @@ impl Endpoint {
     pub(super) fn wants(&self, kind: &str, at_ms: u64, callback: bool) -> bool {
         let asked =
             if self.is_callbacks() { callback && CALLBACK_EVENTS.contains(&kind) } else { self.events.fit(kind) };
-        self.enabled && asked && at_ms >= self.created_ms
+        self.enabled && asked && EVENTS.contains(&kind) && at_ms >= self.created_ms
     }
 
     pub(super) fn callbacks(tenant: TenantId, created_ms: u64) -> Self {
@@ -531,6 +536,7 @@ mod tests {
         assert!(!callbacks.wants("message.sent", 999, true), "older than the endpoint");
         let own = Endpoint { id: WebhookId::from_bytes([9; 16]), events: patterns(&["*"]).unwrap(), ..callbacks };
         assert!(own.wants("message.sent", 1_000, false));
+        assert!(!own.wants("device.telemetry", 1_000, false), "the live stream has that, webhooks do not");
         assert!(!Endpoint { enabled: false, ..own }.wants("message.sent", 1_000, true));
     }
 

@@ -381,6 +381,20 @@ async fn a_node_that_comes_back_knows_what_it_had_sent() {
     world.node.shutdown().await;
 }
 
+/// Secrets are never shown; they are not sent to just any address either.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_address_needs_the_secrets_again() {
+    let world = world().await;
+    let (service, elsewhere) = (Service::start(Mood::Take).await, Service::start(Mood::Take).await);
+    let provider = world.add(&account(&service)).await;
+    let refused = world.patch(id(&provider), json!({"base_url": elsewhere.url()})).await;
+    assert_eq!((refused.problem(), &refused.body["field"]), ((422, "invalid_field"), &json!("secrets")));
+    let moved = world.patch(id(&provider), json!({"base_url": elsewhere.url(), "secrets": {"key": "new"}})).await;
+    assert_eq!(moved.status, 200, "{moved:?}");
+    assert_eq!(world.patch(id(&provider), json!({"name": "Same place"})).await.status, 200);
+    world.node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn private_addresses_need_the_controllers_leave() {
     let world = World::new().await;
