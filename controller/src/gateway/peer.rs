@@ -17,7 +17,7 @@ use super::outbox::{Outbox, Pushed};
 use super::ports::ShardDoor;
 use super::session;
 use super::settings::CardSettings;
-use super::silence::Silence;
+use super::silence::{Look, Silence};
 use crate::ca::DeviceIdentity;
 use crate::domain::message::RouteKind;
 use crate::shard::{DeviceSink, Link, RouteSim};
@@ -45,6 +45,8 @@ pub(super) struct Peer {
     /// Empty until the session's actor has begun, which looks into the outbox on its own.
     actor: OnceLock<ActorRef<session::Message>>,
     ended: AtomicBool,
+    /// There was work among the frames since the last write.
+    given_work: AtomicBool,
 }
 
 struct State {
@@ -140,6 +142,7 @@ impl Peer {
             state: Mutex::new(state),
             actor: OnceLock::new(),
             ended: AtomicBool::new(false),
+            given_work: AtomicBool::new(false),
         })
     }
 
@@ -157,6 +160,9 @@ impl Peer {
     }
 
     pub(super) fn push(&self, frames: Vec<Down>) {
+        if frames.iter().any(|frame| matches!(frame, Down::Dispatch(_) | Down::Go { .. })) {
+            self.given_work.store(true, Ordering::Release);
+        }
         match self.outbox.push(frames, self.outgoing_frames_max) {
             Pushed::Wake => self.wake(),
             Pushed::Queued | Pushed::Closed => {}
@@ -302,12 +308,13 @@ impl Peer {
     /// Something is being written to the device.
     pub(super) fn wrote(&self, now_ms: u64) {
         if let Connection::Quic(_) = &self.connection {
-            self.state.lock().silence.wrote(now_ms, || self.connection.heard().unwrap_or(0));
+            let work = self.given_work.swap(false, Ordering::AcqRel);
+            self.state.lock().silence.wrote(now_ms, work, || self.connection.heard().unwrap_or(0));
         }
     }
 
-    pub(super) fn is_watched(&self) -> bool {
-        self.state.lock().silence.is_watched()
+    pub(super) fn is_watched(&self, now_ms: u64) -> bool {
+        self.state.lock().silence.is_watched(now_ms)
     }
 
     /// Takes work from a device that hears nothing, and lets it have some again.
@@ -315,8 +322,15 @@ impl Peer {
         let Some(heard) = self.connection.heard() else { return };
         let (silent, sims, takes_work) = {
             let mut state = self.state.lock();
-            let Some(silent) = state.silence.look(now_ms, heard) else { return };
-            (silent, state.sims.clone(), state.takes_work())
+            match state.silence.look(now_ms, heard) {
+                Look::Nothing => return,
+                Look::Ask => {
+                    drop(state);
+                    // It acknowledges nothing: only that the transport does matters.
+                    return self.push(vec![Down::AckReports { position: 0 }]);
+                }
+                Look::Changed { silent } => (silent, state.sims.clone(), state.takes_work()),
+            }
         };
         tracing::info!(device = %self.device(), silent, "a device has gone silent, or is heard again");
         self.shard.device_changed(self.device(), self.session, sims, takes_work);

@@ -100,8 +100,8 @@ impl Registry {
     }
 
     /// Sessions of which something is expected, for the sweeper.
-    pub(super) fn watched(&self) -> Vec<Arc<Peer>> {
-        self.inner.lock().peers.values().filter(|peer| peer.is_watched()).cloned().collect()
+    pub(super) fn watched(&self, now_ms: u64) -> Vec<Arc<Peer>> {
+        self.inner.lock().peers.values().filter(|peer| peer.is_watched(now_ms)).cloned().collect()
     }
 
     pub(super) fn take_left(&self) -> Vec<(DeviceId, u64)> {

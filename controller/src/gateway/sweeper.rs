@@ -27,7 +27,7 @@ pub(super) async fn run(context: Arc<Context>) {
         ticks.tick().await;
         let now_ms = context.clock.now().mono_ms;
         cut(&context, now_ms);
-        for peer in context.sessions.watched() {
+        for peer in context.sessions.watched(now_ms) {
             peer.listen(now_ms);
         }
         write_left(&context).await;
