@@ -18,7 +18,7 @@ use quinn::Connection;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::links::{Inner, PeerLinks};
@@ -30,6 +30,8 @@ use crate::api::server::guarded;
 const HANDSHAKES_MAX: usize = 64;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// Between the last answer and the end of the links.
+const LINGER: Duration = Duration::from_millis(250);
 /// For the last packets.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -53,7 +55,14 @@ impl Served {
     /// node that leads nothing says so at once.
     pub async fn shutdown(self, drain: Duration) {
         self.requests.close();
-        if timeout(drain, self.requests.wait()).await.is_err() {
+        let served = async {
+            self.requests.wait().await;
+            // Closing drops what is not acknowledged yet, answers too, and somebody may have sent a request before he heard of
+            // the move.
+            sleep(LINGER).await;
+            self.requests.wait().await;
+        };
+        if timeout(drain, served).await.is_err() {
             tracing::warn!("some requests of other controllers did not end in time and are cut off");
         }
         let endpoint = &self.links.inner.endpoint;

@@ -7,7 +7,7 @@ use flotilla_protocol::id::{DeviceId, MessageId};
 use flotilla_protocol::wire::{Down, Report};
 use rustc_hash::FxHashMap;
 
-use super::{START, WINDOW, answers, connect, machine, request, tenant};
+use super::{START, answers, connect, machine, request, tenant};
 use crate::domain::Now;
 use crate::domain::message::Priority;
 use crate::domain::shard::{Effect, Input, Machine};
@@ -137,6 +137,7 @@ impl World {
 
 #[cfg(test)]
 mod tests {
+    use super::super::WINDOW;
     use super::*;
 
     #[test]
