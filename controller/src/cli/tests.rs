@@ -62,6 +62,17 @@ fn every_command_explains_itself_by_an_example() {
     assert!(seen > 30, "{seen}");
 }
 
+/// An argument called like a global option would be taken for it: a webhook's address for the controller's.
+#[test]
+fn no_argument_takes_the_place_of_a_global_option() {
+    leaves(&Flotilla::command(), "", &mut |path, command| {
+        let own = command.get_arguments().filter(|argument| !argument.is_global_set());
+        let taken: Vec<_> =
+            own.map(|argument| argument.get_id().as_str()).filter(|id| ["url", "key", "tenant"].contains(id)).collect();
+        assert!(taken.is_empty(), "{path}: {taken:?}");
+    });
+}
+
 fn screen(width: Option<u16>) -> Screen {
     Screen { width, color: false, now: "2026-11-20T15:00:00Z".parse().unwrap(), zone: TimeZone::UTC }
 }

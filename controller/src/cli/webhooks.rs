@@ -29,7 +29,7 @@ pub enum Webhooks {
     )]
     Create {
         /// https://...
-        url: String,
+        address: String,
         #[command(flatten)]
         settings: Settings,
     },
@@ -40,7 +40,7 @@ pub enum Webhooks {
         id: String,
         /// https://...
         #[arg(long)]
-        url: Option<String>,
+        address: Option<String>,
         #[command(flatten)]
         settings: Settings,
     },
@@ -152,8 +152,8 @@ impl Webhooks {
                 return session.print(&answer, |_| Ok(format!("{id} is deleted")));
             }
             Self::Show { id } => client.get(&["webhooks", &id]),
-            Self::Create { url, settings } => client.post(&["webhooks"]).json(&settings.body(Some(url))),
-            Self::Change { id, url, settings } => client.patch(&["webhooks", &id]).json(&settings.body(url)),
+            Self::Create { address, settings } => client.post(&["webhooks"]).json(&settings.body(Some(address))),
+            Self::Change { id, address, settings } => client.patch(&["webhooks", &id]).json(&settings.body(address)),
             Self::Disable { id } => client.patch(&["webhooks", &id]).json(&json!({"enabled": false})),
             Self::Enable { id } => client.patch(&["webhooks", &id]).json(&json!({"enabled": true})),
             Self::Rotate { id } => client.post(&["webhooks", &id, "rotate"]),
