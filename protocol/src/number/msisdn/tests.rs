@@ -1,3 +1,5 @@
+//! Numbers as people write them, why others are refused, and that none is shown whole.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The GSM-7 tables: complete, without doubles, and round trips over all of them.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What modems say, cut anywhere and mixed with what nobody asked for, becomes the right events.
+
 use proptest::prelude::*;
 
 use super::lines::{LINE_BYTES_MAX, Lines, Token};

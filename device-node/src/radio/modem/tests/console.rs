@@ -1,3 +1,5 @@
+//! A node with a scripted modem on a pty, driven by the console as a person would.
+
 use std::io::Write;
 use std::sync::mpsc;
 

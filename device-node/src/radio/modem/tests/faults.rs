@@ -1,3 +1,5 @@
+//! Modems that are pulled, hang or come back at the worst moment: what was sent, what was not, and what nobody knows.
+
 use std::time::Duration;
 
 use flotilla_protocol::wire::NotSent;

@@ -1,3 +1,5 @@
+//! Received messages: acknowledged in time, put together from their segments, told once.
+
 use std::time::Duration;
 
 use super::super::scripted::deliveries;

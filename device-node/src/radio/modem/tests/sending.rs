@@ -1,3 +1,5 @@
+//! Sending on every maker's dialect, each error with its class, and delivery reports.
+
 use std::collections::BTreeSet;
 
 use flotilla_protocol::wire::{ErrorClass, ErrorDomain, NotSent};

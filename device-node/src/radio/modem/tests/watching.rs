@@ -1,3 +1,5 @@
+//! What a modem tells of itself: identity, PIN, signal, registration, and their changes.
+
 use flotilla_protocol::number::Plmn;
 use flotilla_protocol::wire::{NotSent, Registration};
 
