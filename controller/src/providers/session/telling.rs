@@ -1,0 +1,161 @@
+//! What the maker tells afterwards, by callbacks and when it is asked: whose message it is of, and what the shard hears of it.
+
+use std::sync::Arc;
+
+use flotilla_protocol::wire::ErrorClass;
+use flotilla_providers::{Receipt, ReceiptState, Refusal};
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use super::super::news::{News, inbound_message};
+use super::super::references::Known;
+use super::{Message, State, Way};
+use crate::domain::Now;
+
+/// Reports that came before the answer to what they are about.
+const EARLY_MAX: usize = 1_000;
+
+/// Reports of a callback that wait for the answers of requests under way.
+pub(super) struct Early {
+    pub(super) unknown: Vec<Receipt>,
+    /// The last batch at that time: when it and all before are answered, nobody will ever know.
+    pub(super) batch: u64,
+    pub(super) position: u64,
+    pub(super) reply: Option<oneshot::Sender<()>>,
+}
+
+/// A message that was submitted, while it is fresh.
+#[derive(Clone)]
+pub(super) struct Fresh {
+    pub(super) known: Known,
+    pub(super) country: Option<Box<str>>,
+}
+
+impl State {
+    /// What a callback has told. Reports about what nobody knows yet wait until the requests under way are answered.
+    pub(super) fn news(&mut self, news: News, now: Now) {
+        if !self.agent.has_room() || self.draining || self.early.len() >= EARLY_MAX {
+            // Nobody is told that it was taken, so the maker repeats it.
+            return;
+        }
+        let mut position = 0;
+        let mut unknown = Vec::new();
+        for (known, receipt) in news.receipts {
+            match known.or_else(|| self.fresh(&receipt)) {
+                Some(known) => position = position.max(self.receipt(known, &receipt, now)),
+                None => unknown.push(receipt),
+            }
+        }
+        for inbound in news.inbound {
+            let slot = self.slots.of(&inbound.to);
+            let message = inbound_message(self.provider.id, slot, inbound, now.unix_ms);
+            self.live.lock().counters.inbound += 1;
+            position = self.agent.inbound(message, now.unix_ms);
+        }
+        let batch = self.agent.batches().max().unwrap_or(0);
+        self.early.push(Early { unknown, batch, position, reply: news.reply });
+        self.retry_early(now);
+    }
+
+    pub(super) fn retry_early(&mut self, now: Now) {
+        if self.early.is_empty() {
+            return;
+        }
+        let first = self.agent.batches().min().unwrap_or(u64::MAX);
+        for mut early in std::mem::take(&mut self.early) {
+            for receipt in std::mem::take(&mut early.unknown) {
+                match self.fresh(&receipt) {
+                    Some(known) => early.position = early.position.max(self.receipt(known, &receipt, now)),
+                    None if first <= early.batch => early.unknown.push(receipt),
+                    // From another life of the account, or older than what is remembered.
+                    None => self.live.lock().counters.unknown_reports += 1,
+                }
+            }
+            if !early.unknown.is_empty() {
+                self.early.push(early);
+            } else if let Some(reply) = early.reply {
+                self.waiting.push((early.position, reply));
+            }
+        }
+    }
+
+    pub(super) fn fresh(&self, receipt: &Receipt) -> Option<Known> {
+        self.submitted.get(receipt.id.as_deref()?).map(|fresh| fresh.known)
+    }
+
+    /// Answers the position of its last report, 0 when there is nothing to report.
+    pub(super) fn receipt(&mut self, known: Known, receipt: &Receipt, now: Now) -> u64 {
+        let fresh = receipt.id.as_deref().and_then(|id| self.submitted.get(id)).cloned();
+        if let (Some(price), Some(fresh)) = (&receipt.price, fresh) {
+            self.note_price(fresh.country, price, now);
+        }
+        if let Some(id) = receipt.id.as_deref().filter(|_| receipt.state != ReceiptState::Pending) {
+            // Told by a callback: there is nothing left to ask.
+            self.polls.settle(id);
+        }
+        let at_ms = receipt.at_ms.unwrap_or(now.unix_ms);
+        let Known { attempt, segments, segment } = known;
+        let segment = receipt.segment.or(segment);
+        let undelivered = |state: &mut Self, refusal: &Refusal| {
+            state.live.lock().counters.undelivered += 1;
+            state.agent.undelivered(attempt, segment, refusal, at_ms)
+        };
+        match &receipt.state {
+            ReceiptState::Pending => 0,
+            ReceiptState::Delivered => {
+                self.live.lock().counters.delivered += 1;
+                self.agent.delivered(attempt, segments, segment, at_ms)
+            }
+            ReceiptState::Failed(refusal) => undelivered(self, refusal),
+            ReceiptState::Expired => {
+                let code = format!("{}-expired", self.maker()).into();
+                let text = "the provider has let it expire".into();
+                undelivered(self, &Refusal { class: ErrorClass::Transient, code, text, retry_after_ms: None })
+            }
+        }
+    }
+
+    pub(super) fn pollable(&mut self, known: Vec<(Box<str>, Known, u64)>, now: Now) {
+        known.into_iter().for_each(|(id, known, sent_ms)| self.polls.restored(&id, known, sent_ms, now.unix_ms));
+    }
+
+    pub(super) fn poll(&mut self, myself: &ActorRef<Message>, now: Now) {
+        let Way::Http(line) = &self.way else { return };
+        if self.polling {
+            return;
+        }
+        let asked = self.polls.due(line.maker().poll_max(), now.unix_ms);
+        if asked.is_empty() {
+            return;
+        }
+        let (line, myself) = (Arc::clone(line), myself.clone());
+        self.polling = true;
+        tokio::spawn(self.tasks.0.clone().run_until_cancelled_owned(async move {
+            let receipts = line.poll(&asked).await;
+            let _ = myself.cast(Message::Polled { asked, receipts });
+        }));
+    }
+
+    pub(super) fn polled(&mut self, asked: &[Box<str>], receipts: Vec<Receipt>, now: Now) {
+        self.polling = false;
+        let mut settled = Vec::new();
+        for receipt in receipts {
+            // An answer about what was not asked is none.
+            let Some(id) = receipt.id.as_ref().filter(|id| asked.contains(id)).cloned() else { continue };
+            let Some(known) = self.polls.known(&id).or_else(|| self.fresh(&receipt)) else { continue };
+            if receipt.state != ReceiptState::Pending && self.polls.settle(&id) {
+                settled.push(id);
+            }
+            self.receipt(known, &receipt, now);
+        }
+        if settled.is_empty() {
+            return;
+        }
+        let (references, id) = (self.parts.references.clone(), self.provider.id);
+        tokio::spawn(async move {
+            if let Err(error) = references.settle(id, settled).await {
+                tracing::debug!(provider = %id, %error, "settled messages will be asked about once more");
+            }
+        });
+    }
+}
