@@ -143,7 +143,8 @@ impl Machine {
         let Some(message) = self.messages.get(slot) else { return };
         let attempt = Attempt { message: message.id, number: message.attempt + 1 };
         let send_within_ms = lease_ms(self.settings.send_within_ms, message.expires_ms, now);
-        let granted = sim.has_free_grant();
+        // An account submits what it gets: nothing of it may count as never granted.
+        let granted = route.is_provider() || sim.has_free_grant();
         let frame = Dispatch {
             attempt,
             epoch: self.epoch,
