@@ -7,9 +7,8 @@
 //!   ├───── accounts ── providers (online services)
 //!   └───── API (clients, and over peer links the other controllers)
 //! ```
-//! Going down: providers answer what is under way. In a cluster the shards go to the others then, while requests still find
-//! their way to them. Then no new
-//! requests, then the links, then the shards with what they have begun, then the followers.
+//! Going down: providers answer what is under way; in a cluster the shards then go to the others, while requests still find
+//! their way to them; then no new requests; then the links, the shards with what they have begun, and the followers.
 
 mod cluster;
 mod parts;
