@@ -8,12 +8,12 @@
 //! |---|---|
 //! | `maker` | the trait, and what goes through it |
 //! | `account` | an account's settings: secrets, fields, base address; their check |
-//! | `errors` | the makers' codes and what they mean, one table each |
+//! | `errors` | the makers' codes and what they mean, a file each |
 //! | `http_call` | a request and an answer, as values |
 //! | `makers` | the makers of HTTP services, and what they share |
 
 pub mod account;
-mod errors;
+pub mod errors;
 pub mod http_call;
 pub mod maker;
 pub mod makers;

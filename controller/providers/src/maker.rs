@@ -4,6 +4,7 @@ use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::ErrorClass;
 
 use crate::account::{Account, FieldError};
+use crate::errors::ErrorTable;
 use crate::http_call::{Answer, Call, Callback};
 
 /// What a maker supports; `docs/providers.md` is checked against it.
@@ -165,6 +166,9 @@ pub enum Judged {
 /// the token for as long as it is told, and puts it into `account.secrets["token"]` for the other calls.
 pub trait Maker: Send + Sync + 'static {
     fn capabilities(&self) -> &'static Capabilities;
+
+    /// The maker's error codes of consequence. A code that is in none goes by the HTTP status, or by the state it came with.
+    fn errors(&self) -> &'static [ErrorTable];
 
     /// Whether the settings can work, before they are stored.
     fn check(&self, account: &Account) -> Result<(), FieldError>;

@@ -3,7 +3,13 @@
 
 use flotilla_protocol::wire::ErrorClass::{Permanent, Route, Transient};
 
-use super::Table;
+use super::{ErrorTable, Table};
+
+pub(crate) const TABLES: &[ErrorTable] = &[ErrorTable {
+    of: "the error code of an answer",
+    source: "https://docs.aws.amazon.com/sns/latest/api/API_Publish.html",
+    rows: AWS_SNS,
+}];
 
 pub(crate) const AWS_SNS: Table = &[
     ("AccessDenied", Route, "the credentials may not send"),

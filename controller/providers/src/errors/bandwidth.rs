@@ -3,7 +3,13 @@
 
 use flotilla_protocol::wire::ErrorClass::{Permanent, Route, Transient};
 
-use super::Table;
+use super::{ErrorTable, Table};
+
+pub(crate) const TABLES: &[ErrorTable] = &[ErrorTable {
+    of: "`errorCode` of `message-failed`",
+    source: "https://dev.bandwidth.com/docs/messaging/errors",
+    rows: BANDWIDTH,
+}];
 
 pub(crate) const BANDWIDTH: Table = &[
     ("4001", Route, "the account may not use this service"),

@@ -4,7 +4,21 @@
 
 use flotilla_protocol::wire::ErrorClass::{Permanent, Route, Transient};
 
-use super::Table;
+use super::{ErrorTable, Table};
+
+pub(crate) const TABLES: &[ErrorTable] = &[
+    ErrorTable { of: "`errors[].code` of an answer", source: "https://developers.messagebird.com/api/", rows: ANSWER },
+    ErrorTable {
+        of: "`statusReason` of a report",
+        source: "https://developers.messagebird.com/api/sms-messaging/#sms-statuses",
+        rows: REASON,
+    },
+    ErrorTable {
+        of: "`statusErrorCode` of a report",
+        source: "https://docs.bird.com/api/channels-api/message-status-and-interactions/message-failure-sources/sms-platform-extended-error-codes",
+        rows: NETWORK,
+    },
+];
 
 /// `errors[].code` of an answer.
 pub(crate) const ANSWER: Table = &[

@@ -4,7 +4,13 @@
 
 use flotilla_protocol::wire::ErrorClass::{Permanent, Route, Transient};
 
-use super::Table;
+use super::{ErrorTable, Table};
+
+pub(crate) const TABLES: &[ErrorTable] = &[ErrorTable {
+    of: "`ErrorCode` of a report",
+    source: "https://www.plivo.com/docs/messaging/troubleshooting/error-codes",
+    rows: PLIVO,
+}];
 
 pub(crate) const PLIVO: Table = &[
     ("10", Permanent, "the carrier refuses the text as not valid"),

@@ -6,7 +6,13 @@
 
 use flotilla_protocol::wire::ErrorClass::{Permanent, Route, Transient};
 
-use super::Table;
+use super::{ErrorTable, Table};
+
+pub(crate) const TABLES: &[ErrorTable] = &[ErrorTable {
+    of: "`code` of an answer, `ErrorCode` of a report",
+    source: "https://www.twilio.com/docs/api/errors",
+    rows: TWILIO,
+}];
 
 pub(crate) const TWILIO: Table = &[
     ("20003", Route, "the account's credentials are refused"),

@@ -4,7 +4,26 @@
 
 use flotilla_protocol::wire::ErrorClass::{Permanent, Route, Transient};
 
-use super::Table;
+use super::{ErrorTable, Table};
+
+pub(crate) const SMS_TABLES: &[ErrorTable] = &[
+    ErrorTable {
+        of: "`status` of a part in an answer",
+        source: "https://developer.vonage.com/api-errors/sms",
+        rows: SMS_STATUS,
+    },
+    ErrorTable {
+        of: "`err-code` of a report",
+        source: "https://developer.vonage.com/messaging/sms/guides/delivery-receipts",
+        rows: SMS_RECEIPT,
+    },
+];
+
+pub(crate) const MESSAGES_TABLES: &[ErrorTable] = &[ErrorTable {
+    of: "the code in an answer or a report",
+    source: "https://developer.vonage.com/api-errors/messages",
+    rows: MESSAGES,
+}];
 
 /// `status` of a part in the SMS API's answer.
 pub(crate) const SMS_STATUS: Table = &[

@@ -10,7 +10,7 @@
 //! Not confirmed: whether a message on `RiskHold` (401) can be released later, and what the network did with one of
 //! `GatewayError` (501): both leave a doubt. The report states `Expired` and `AbsentSubscriber` are in newer documents only.
 
-use flotilla_protocol::wire::ErrorClass::{self, Permanent, Route, Transient};
+use flotilla_protocol::wire::ErrorClass::{self, Route, Transient};
 use http::HeaderName;
 use serde_json::Value;
 
@@ -19,7 +19,8 @@ use super::kit::{
     unclear, unsigned_allowed, utc_ms, value_of, word,
 };
 use crate::account::{Account, FieldError};
-use crate::errors::Table;
+use crate::errors::ErrorTable;
+use crate::errors::africas_talking::{ANSWER, REPORT, WORDS};
 use crate::http_call::{Answer, Call, Callback};
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState,
@@ -30,45 +31,6 @@ const NAME: &str = "africas-talking";
 const LIVE: &str = "https://api.africastalking.com";
 const SANDBOX: &str = "https://api.sandbox.africastalking.com";
 const API_KEY: HeaderName = HeaderName::from_static("apikey");
-
-/// `statusCode` of a recipient that was not taken.
-const CODES: Table = &[
-    ("402", Route, "the sender name is not registered with the account"),
-    ("403", Permanent, "not a phone number"),
-    ("404", Permanent, "the maker does not serve this kind of number"),
-    ("405", Route, "the account has no credit"),
-    ("406", Permanent, "the recipient has opted out"),
-    ("407", Route, "the maker has no route to this number"),
-    ("409", Permanent, "the recipient does not want such messages"),
-    ("500", Transient, "the maker's internal error"),
-    ("502", Route, "the network's gateway has refused the message"),
-];
-
-/// What `Message` says when there are no recipients in the answer.
-const WORDS: Table = &[
-    ("InvalidSenderId", Route, "the sender name is not registered with the account"),
-    ("InvalidPhoneNumber", Permanent, "not a phone number"),
-    ("InvalidPhoneNumbers", Permanent, "not a phone number"),
-    ("UnsupportedNumberType", Permanent, "the maker does not serve this kind of number"),
-    ("InsufficientBalance", Route, "the account has no credit"),
-    ("UserInBlacklist", Permanent, "the recipient has opted out"),
-    ("CouldNotRoute", Route, "the maker has no route to this number"),
-    ("DoNotDisturbRejection", Permanent, "the recipient does not want such messages"),
-];
-
-/// `failureReason` of a report.
-const REASONS: Table = &[
-    ("InsufficientCredit", Permanent, "the subscriber can not pay for this message"),
-    ("InvalidLinkId", Permanent, "the message belongs to no subscription"),
-    ("UserIsInactive", Permanent, "the number is not active"),
-    ("UserInBlackList", Permanent, "the recipient has opted out"),
-    ("UserAccountSuspended", Permanent, "the network has suspended the subscriber"),
-    ("NotNetworkSubscriber", Route, "the number belongs to another network"),
-    ("UserNotSubscribedToProduct", Permanent, "the recipient has not subscribed to this product"),
-    ("UserDoesNotExist", Permanent, "there is no such number"),
-    ("DoNotDisturbRejection", Permanent, "the recipient does not want such messages"),
-    ("DeliveryFailure", Transient, "not delivered; the network gives no reason"),
-];
 
 static CAPABILITIES: Capabilities = Capabilities {
     name: NAME,
@@ -110,8 +72,8 @@ fn recipient(entry: &Value, answer: &Answer) -> Submitted {
             let id = word(entry, "/messageId").filter(|id| &**id != "None");
             Submitted::Accepted { id, price: price.map(|(amount, currency)| (amount.unsigned_abs(), currency)) }
         }
-        code if crate::errors::meaning(CODES, code).is_some() => {
-            Submitted::Refused(refusal_of(NAME, CODES, code, Route))
+        code if crate::errors::meaning(ANSWER, code).is_some() => {
+            Submitted::Refused(refusal_of(NAME, ANSWER, code, Route))
         }
         code => doubt(NAME, code),
     }
@@ -131,7 +93,7 @@ fn nobody(data: &Value, answer: &Answer) -> Submitted {
 
 fn failure(pairs: &[(String, String)], status: &str, class: ErrorClass) -> Refusal {
     match value_of(pairs, "failureReason") {
-        Some(reason) => refusal_of(NAME, REASONS, reason, class),
+        Some(reason) => refusal_of(NAME, REPORT, reason, class),
         None => refusal(NAME, class, status, "not delivered; the maker gives no reason", None),
     }
 }
@@ -149,6 +111,10 @@ fn state(pairs: &[(String, String)], status: &str) -> ReceiptState {
 impl Maker for AfricasTalking {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::africas_talking::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -18,6 +18,7 @@ use http::{HeaderMap, Method};
 use serde::Deserialize;
 
 use super::kit;
+use crate::errors::ErrorTable;
 use crate::errors::{aws_sns::AWS_SNS, meaning};
 use crate::maker::{CallbackError, CallbackReply, Capabilities, Judged, Maker, Outgoing, Refusal, Submitted};
 use crate::{Account, Answer, Call, Callback, FieldError};
@@ -53,6 +54,10 @@ pub(crate) struct AwsSns;
 impl Maker for AwsSns {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::aws_sns::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::kit;
+use crate::errors::ErrorTable;
 use crate::errors::bandwidth::BANDWIDTH;
 use crate::maker::{
     CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState, Refusal,
@@ -53,6 +54,10 @@ pub(crate) struct Bandwidth;
 impl Maker for Bandwidth {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::bandwidth::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -18,7 +18,9 @@ use super::kit::{
     self, bare_sender, by_status, digits, doubt, get, judged, micros_at, post_json, refusal, refusal_of, unclear, word,
 };
 use crate::account::{Account, FieldError};
-use crate::errors::{Table, meaning};
+use crate::errors::ErrorTable;
+use crate::errors::beem::ANSWER;
+use crate::errors::meaning;
 use crate::http_call::{Answer, Call, Callback};
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Judged, Maker, Outgoing, Receipt, ReceiptState, Submitted,
@@ -28,17 +30,6 @@ const NAME: &str = "beem";
 const BASE: &str = "https://apisms.beem.africa";
 const REPORTS: &str = "https://dlrapi.beem.africa";
 const BASE_36: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-
-/// `code` of an answer; 100 is success and 103 leaves a doubt.
-const CODES: Table = &[
-    ("101", Permanent, "not a phone number"),
-    ("102", Route, "the account has no credit"),
-    ("104", Route, "something is missing in the request"),
-    ("105", Route, "the account is not known"),
-    ("106", Route, "the account has no route"),
-    ("107", Route, "the request has no credentials"),
-    ("108", Route, "the account's keys are refused"),
-];
 
 static CAPABILITIES: Capabilities = Capabilities {
     name: NAME,
@@ -89,8 +80,8 @@ fn result(body: &Value, message: &Outgoing, answer: &Answer) -> Submitted {
     let Some(code) = code_of(body) else { return by_status(NAME, answer) };
     match &*code {
         "100" if answer.status.is_success() => accepted(body, message, answer),
-        code if meaning(CODES, code).is_some() && !answer.status.is_server_error() => {
-            Submitted::Refused(refusal_of(NAME, CODES, code, Route))
+        code if meaning(ANSWER, code).is_some() && !answer.status.is_server_error() => {
+            Submitted::Refused(refusal_of(NAME, ANSWER, code, Route))
         }
         "103" => doubt(NAME, "103"),
         _ => by_status(NAME, answer),
@@ -128,6 +119,10 @@ fn state(status: &str) -> ReceiptState {
 impl Maker for Beem {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::beem::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

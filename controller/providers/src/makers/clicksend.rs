@@ -11,7 +11,7 @@
 //! leave a doubt; the names of a report's fields when it is sent as a form (`message_id` and the older `messageid` are both read);
 //! signatures (none are described).
 
-use flotilla_protocol::wire::ErrorClass::{Permanent, Route, Transient};
+use flotilla_protocol::wire::ErrorClass::{Route, Transient};
 use serde_json::{Value, json};
 
 use super::kit::{
@@ -19,7 +19,9 @@ use super::kit::{
     unclear, unsigned_allowed, word,
 };
 use crate::account::{Account, FieldError};
-use crate::errors::{Table, meaning};
+use crate::errors::ErrorTable;
+use crate::errors::clicksend::{ANSWER, REPORT};
+use crate::errors::meaning;
 use crate::http_call::{Answer, Call, Callback};
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState,
@@ -28,41 +30,6 @@ use crate::maker::{
 
 const NAME: &str = "clicksend";
 const BASE: &str = "https://rest.clicksend.com";
-
-/// `status` of a message and `response_code` of an answer.
-const CODES: Table = &[
-    ("MISSING_CREDENTIALS", Route, "the request has no credentials"),
-    ("INVALID_CREDENTIALS", Route, "the account's credentials are refused"),
-    ("ACCOUNT_NOT_ACTIVATED", Route, "the account is not active"),
-    ("INVALID_RECIPIENT", Permanent, "not a phone number"),
-    ("THROTTLED", Transient, "the same message went to this number a moment ago"),
-    ("INVALID_SENDER_ID", Route, "the sender is not valid"),
-    ("INSUFFICIENT_CREDIT", Route, "the account has no credit"),
-    ("COUNTRY_NOT_ENABLED", Route, "the account may not send to this country"),
-    ("REGISTRATION_NEEDED", Route, "the sender has to be registered"),
-    ("EMPTY_MESSAGE", Permanent, "the message is empty"),
-    ("TOO_MANY_RECIPIENTS", Route, "too many messages in one request"),
-    ("MISSING_REQUIRED_FIELDS", Route, "something is missing in the request"),
-    ("INVALID_SCHEDULE", Route, "the time to send is not valid"),
-    ("NOT_ENOUGH_PERMISSION_TO_LIST_ID", Route, "the account may not use this list"),
-];
-
-/// `error_code` of a report that failed.
-const ERRORS: Table = &[
-    ("5", Route, "cancelled at the maker"),
-    ("7", Transient, "not delivered; the reason is not known"),
-    ("8", Permanent, "the number is not active or not valid"),
-    ("9", Permanent, "the number is not valid, or the network can not be reached"),
-    ("10", Permanent, "the network has refused the subscriber"),
-    ("11", Permanent, "the subscription, phone or network has no SMS"),
-    ("12", Transient, "the phone is off or out of reach"),
-    ("13", Transient, "the phone's memory is full"),
-    ("14", Transient, "the network has an error or is congested"),
-    ("15", Route, "the network has refused the message"),
-    ("17", Transient, "the network did not answer in time"),
-    ("18", Route, "the network can not be reached"),
-    ("19", Route, "the network took the message for spam"),
-];
 
 /// `error_code` of a report that will never come.
 const RECEIPT_EXPIRED: &str = "20";
@@ -128,7 +95,7 @@ fn result(entry: &Value, currency: Option<&str>, answer: &Answer) -> Submitted {
             let price = micros_at(entry, "/message_price").map(i64::unsigned_abs);
             Submitted::Accepted { id: word(entry, "/message_id"), price: price.zip(currency.map(Into::into)) }
         }
-        Some(code) if meaning(CODES, code).is_some() => Submitted::Refused(refusal_of(NAME, CODES, code, Route)),
+        Some(code) if meaning(ANSWER, code).is_some() => Submitted::Refused(refusal_of(NAME, ANSWER, code, Route)),
         Some(code) => doubt(NAME, code),
         None => unclear(answer),
     }
@@ -137,8 +104,8 @@ fn result(entry: &Value, currency: Option<&str>, answer: &Answer) -> Submitted {
 /// The whole request was refused, if the maker says with what code; else by its HTTP status.
 fn whole(body: Option<&Value>, answer: &Answer) -> Submitted {
     match body.and_then(|body| word(body, "/response_code")) {
-        Some(code) if !answer.status.is_server_error() && meaning(CODES, &code).is_some() => {
-            let mut refusal = refusal_of(NAME, CODES, &code, Route);
+        Some(code) if !answer.status.is_server_error() && meaning(ANSWER, &code).is_some() => {
+            let mut refusal = refusal_of(NAME, ANSWER, &code, Route);
             refusal.retry_after_ms = kit::retry_after_ms(&answer.headers);
             Submitted::Refused(refusal)
         }
@@ -154,7 +121,7 @@ fn state(entry: &Value) -> ReceiptState {
         (Some("301" | "302"), "") => {
             ReceiptState::Failed(refusal(NAME, Transient, "301", "not delivered; the maker gives no reason", None))
         }
-        (Some("301" | "302"), error) => ReceiptState::Failed(refusal_of(NAME, ERRORS, error, Transient)),
+        (Some("301" | "302"), error) => ReceiptState::Failed(refusal_of(NAME, REPORT, error, Transient)),
         _ => ReceiptState::Pending,
     }
 }
@@ -199,6 +166,10 @@ fn fields(request: &Callback) -> Value {
 impl Maker for ClickSend {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::clicksend::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -24,6 +24,7 @@ use self::settings::{Find, Means, Reading, Reply, Reports, Request, Rule, Settin
 use self::template::{Place, Renderer};
 use super::kit::{self, bounded, by_status, callback_with, digits, e164, judged, micros, pairs, reference_in, refusal};
 use crate::account::{Account, FieldError};
+use crate::errors::ErrorTable;
 use crate::http_call::{Answer, Call, Callback};
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState,
@@ -287,6 +288,11 @@ fn read(reports: &Reports, request: &Callback) -> CallbackReply {
 impl Maker for GenericHttp {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    /// Which codes mean what is in the account's settings.
+    fn errors(&self) -> &'static [ErrorTable] {
+        &[]
     }
 
     /// Renders an example of each request, so that a template that cannot work is never stored.

@@ -21,7 +21,9 @@ use super::kit::{
     unsigned_allowed, word,
 };
 use crate::account::{Account, FieldError};
-use crate::errors::{Table, meaning};
+use crate::errors::ErrorTable;
+use crate::errors::infobip::{ERROR, STATUS};
+use crate::errors::meaning;
 use crate::http_call::{Answer, Call, Callback};
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState,
@@ -45,73 +47,6 @@ const REJECTED: u64 = 5;
 
 const DELIVERED_TO_OPERATOR: u64 = 2;
 const DUPLICATE_MESSAGE_ID: u64 = 23;
-
-/// Statuses of the groups `UNDELIVERABLE` and `REJECTED`.
-const STATUSES: Table = &[
-    ("4", Route, "the operator has refused the message"),
-    ("9", Transient, "not delivered"),
-    ("31", Transient, "not sent"),
-    ("6", Route, "the network is out of coverage or not set up for the account"),
-    ("8", Permanent, "the number's prefix or length is wrong"),
-    ("10", Permanent, "the recipient does not want such messages"),
-    ("11", Route, "the sender is not registered with the account"),
-    ("12", Route, "the account has no credit"),
-    ("13", Route, "the sender is blocked on the account"),
-    ("14", Permanent, "the recipient is on a block list"),
-    ("17", Route, "the account's credit has run out of time"),
-    ("18", Route, "the account may only send to its test number"),
-    ("19", Route, "the account has no route"),
-    ("20", Route, "too many messages to this number"),
-    ("21", Transient, "the maker's internal error"),
-    ("24", Permanent, "the message is malformed"),
-    ("25", Permanent, "the message is too long"),
-    ("51", Permanent, "the recipient is missing"),
-    ("52", Permanent, "not a phone number"),
-    ("87", Route, "the maker's anti-fraud filter has refused the message"),
-    ("100", Transient, "the platform has refused the message or is not available"),
-];
-
-/// Errors of a report whose class is not what its group and `permanent` would say.
-const ERRORS: Table = &[
-    ("1", Permanent, "there is no such subscriber"),
-    ("5", Permanent, "the number is not known to the network"),
-    ("6", Transient, "the phone is off or out of reach"),
-    ("9", Permanent, "the network has barred the subscriber"),
-    ("11", Permanent, "the subscription has no SMS"),
-    ("12", Permanent, "the network has barred the phone"),
-    ("13", Permanent, "the network has suspended the subscriber"),
-    ("27", Transient, "the phone is off or out of reach"),
-    ("31", Transient, "the phone is busy"),
-    ("32", Transient, "the phone has not taken the message"),
-    ("256", Transient, "the phone's memory is full"),
-    ("351", Permanent, "not a phone number"),
-    ("352", Permanent, "the country code is not known"),
-    ("355", Permanent, "the message is too long"),
-    ("368", Route, "the sender is not valid there"),
-    ("433", Route, "the account is refused"),
-    ("541", Transient, "the carrier's limit is reached"),
-    ("542", Route, "the carrier's daily limit is reached"),
-    ("565", Route, "the recipient can not receive from short codes"),
-    ("568", Permanent, "the number has no SMS"),
-    ("569", Permanent, "the network has suspended the subscriber"),
-    ("573", Permanent, "the recipient has blocked the sender"),
-    ("603", Permanent, "the recipient has opted out"),
-    ("607", Permanent, "the content was taken for spam"),
-    ("608", Route, "the maker's anti-fraud filter has refused the message"),
-    ("628", Transient, "the phone has not taken the message"),
-    ("629", Permanent, "the number can not receive SMS"),
-    ("2048", Transient, "the network's answer did not come in time"),
-    ("2049", Permanent, "the recipient is on a block list"),
-    ("2050", Permanent, "the recipient does not want such messages"),
-    ("2052", Permanent, "the recipient is on a block list"),
-    ("2053", Route, "the sender is blocked"),
-    ("3041", Permanent, "the number is no longer in use"),
-    ("4096", Permanent, "the message is malformed"),
-    ("4099", Route, "the account's monthly limit is reached"),
-    ("4103", Route, "too many messages to this number"),
-    ("4104", Route, "too many messages with this text"),
-    ("5492", Route, "the network has seen this message already"),
-];
 
 static CAPABILITIES: Capabilities = Capabilities {
     name: NAME,
@@ -177,7 +112,7 @@ fn group(value: &Value) -> Option<u64> {
 
 fn status_refusal(entry: &Value, otherwise: ErrorClass) -> Refusal {
     let id = word(entry, "/status/id").unwrap_or_default();
-    let text = meaning(STATUSES, &id).unwrap_or((otherwise, "refused; the maker's status says why"));
+    let text = meaning(STATUS, &id).unwrap_or((otherwise, "refused; the maker's status says why"));
     let name = word(entry, "/status/name").unwrap_or_else(|| id.clone());
     refusal(NAME, text.0, &name, text.1, None)
 }
@@ -194,7 +129,7 @@ fn failure(entry: &Value) -> Refusal {
                 Some(3) if permanent => Route,
                 _ => otherwise,
             };
-            let (class, text) = meaning(ERRORS, &id).unwrap_or((class, "not delivered; the maker's error says why"));
+            let (class, text) = meaning(ERROR, &id).unwrap_or((class, "not delivered; the maker's error says why"));
             let name = word(entry, "/error/name").unwrap_or_else(|| id.clone());
             refusal(NAME, class, &name, text, None)
         }
@@ -267,6 +202,10 @@ fn results(body: &Value) -> Option<impl Iterator<Item = &Value>> {
 impl Maker for Infobip {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::infobip::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -11,6 +11,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::kit;
+use crate::errors::ErrorTable;
 use crate::errors::meaning;
 use crate::errors::messagebird::{ANSWER, NETWORK, REASON};
 use crate::maker::{
@@ -47,6 +48,10 @@ pub(crate) struct MessageBird;
 impl Maker for MessageBird {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::messagebird::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use url::{Position, Url};
 
 use super::kit;
+use crate::errors::ErrorTable;
 use crate::errors::plivo::PLIVO;
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState,
@@ -49,6 +50,10 @@ pub(crate) struct Plivo;
 impl Maker for Plivo {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::plivo::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

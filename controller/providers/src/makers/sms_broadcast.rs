@@ -18,6 +18,7 @@ use super::kit::{
     unsigned_allowed, value_of,
 };
 use crate::account::{Account, FieldError};
+use crate::errors::ErrorTable;
 use crate::http_call::{Answer, Call, Callback};
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState,
@@ -101,6 +102,11 @@ fn inbound_id(from: &str, to: &str, text: &str, reference: &str, now_ms: u64) ->
 impl Maker for SmsBroadcast {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    /// Answers say what is wrong in words, not in codes.
+    fn errors(&self) -> &'static [ErrorTable] {
+        &[]
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

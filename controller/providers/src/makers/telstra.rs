@@ -22,7 +22,9 @@ use super::kit::{
     rfc3339_ms, text, unclear, unsigned_allowed, word,
 };
 use crate::account::{Account, FieldError};
-use crate::errors::{Table, meaning};
+use crate::errors::ErrorTable;
+use crate::errors::meaning;
+use crate::errors::telstra::ANSWER;
 use crate::http_call::{Answer, Call, Callback};
 use crate::maker::{
     CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState, Submitted,
@@ -35,29 +37,6 @@ const RETRY_MAX_MIN: u32 = 1440;
 /// A token is given back this long before its end.
 const TOKEN_MARGIN_S: u64 = 60;
 const TOKEN_MAX_S: u64 = 24 * 3600;
-
-const CODES: Table = &[
-    ("RECIPIENT_OPTOUT", Permanent, "the recipient has opted out"),
-    ("MODERATION_ERR", Permanent, "the content is refused"),
-    ("SENDERNAME_ERR", Route, "the sender name is not approved"),
-    ("TAGS_ERR", Route, "the request's tags are refused"),
-    ("FIELD_MISSING", Route, "something is missing in the request"),
-    ("MULTIMEDIA_TOO_LARGE", Permanent, "the message is too long"),
-    ("PAYLOAD_TOO_LARGE", Permanent, "the message is too long"),
-    ("TOKEN_INVALID", Transient, "the access token is refused; another one is fetched"),
-    ("TOKEN_EXPIRED", Transient, "the access token is too old; another one is fetched"),
-    ("ACCOUNT_ERR", Route, "the account has a problem; ask the maker"),
-    ("RATE_PLAN_ERR", Route, "the account's plan has a problem; ask the maker"),
-    ("ACCOUNT_NOT_LINKED", Route, "the account is not registered for messages"),
-    ("ACCOUNT_LIMIT_ERROR", Route, "the account's credit or limit is used up"),
-    ("FREE_TRIAL_INTERNATIONAL_ERR", Route, "the free trial sends to Australia only"),
-    ("RESOURCE_AUTH_ERR", Route, "the account has not the right to send"),
-    ("INSUFFICIENT_SCOPE", Route, "the access token has not the right to send"),
-    ("RESOURCE_TEMP_ERR", Transient, "the maker has an incident"),
-    ("RESOURCE_NOT_FOUND", Route, "the maker does not know this address; check `base_url`"),
-    ("METHOD_INVALID", Route, "the maker does not know this address; check `base_url`"),
-    ("TOO_MANY_REQUESTS", Transient, "too many requests"),
-];
 
 static CAPABILITIES: Capabilities = Capabilities {
     name: NAME,
@@ -107,7 +86,7 @@ fn refused(error: &Value, answer: &Answer) -> Option<Submitted> {
             refusal(NAME, Permanent, &code, "the text is refused or too long", None)
         }
         ("FIELD_INVALID" | "FIELD_LENGTH_ERR", _) => refusal(NAME, Route, &code, "the request is refused", None),
-        (code, _) if meaning(CODES, code).is_some() => refusal_of(NAME, CODES, code, Route),
+        (code, _) if meaning(ANSWER, code).is_some() => refusal_of(NAME, ANSWER, code, Route),
         _ => return None,
     };
     refusal.retry_after_ms = kit::retry_after_ms(&answer.headers);
@@ -147,6 +126,10 @@ fn receipt(body: &Value, reference: Option<Box<str>>) -> Option<Receipt> {
 impl Maker for Telstra {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::telstra::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -12,6 +12,7 @@ use ring::hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY;
 use url::{Position, Url};
 
 use super::kit;
+use crate::errors::ErrorTable;
 use crate::errors::{meaning, twilio::TWILIO};
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState,
@@ -50,6 +51,10 @@ pub(crate) struct Twilio;
 impl Maker for Twilio {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::twilio::TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -12,6 +12,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::{kit, vonage_sms};
+use crate::errors::ErrorTable;
 use crate::errors::{meaning, vonage::MESSAGES};
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState,
@@ -54,6 +55,10 @@ pub(crate) struct VonageMessages;
 impl Maker for VonageMessages {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::vonage::MESSAGES_TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

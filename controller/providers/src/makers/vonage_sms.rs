@@ -17,6 +17,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::kit;
+use crate::errors::ErrorTable;
 use crate::errors::vonage::{SMS_RECEIPT, SMS_STATUS};
 use crate::maker::{
     Balance, CallbackError, CallbackReply, Capabilities, Inbound, Judged, Maker, Outgoing, Receipt, ReceiptState,
@@ -55,6 +56,10 @@ pub(crate) struct VonageSms;
 impl Maker for VonageSms {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        crate::errors::vonage::SMS_TABLES
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {

@@ -5,7 +5,6 @@ use http::Method;
 use serde_json::json;
 
 use super::*;
-use crate::errors::flaws;
 use crate::makers::probe::{self, answer, callback, class, in_doubt, one, outgoing, wire};
 
 const MAKER: AfricasTalking = AfricasTalking;
@@ -83,7 +82,6 @@ fn every_code_is_read() {
     for code in [401, 501, 499, 999] {
         in_doubt(&MAKER, &account(), &answer(201, &body("Sent to 1/1", &[entry(number, code)])));
     }
-    assert_eq!((flaws(CODES), flaws(WORDS), flaws(REASONS)), (vec![], vec![], vec![]));
 }
 
 #[test]

@@ -4,7 +4,6 @@ use flotilla_protocol::wire::ErrorClass::{Permanent, Route, Transient};
 use http::Method;
 
 use super::*;
-use crate::errors::flaws;
 use crate::makers::probe::{self, CALLBACK, answer, callback, class, in_doubt, one, outgoing, wire};
 
 const MAKER: Telstra = Telstra;
@@ -77,7 +76,7 @@ fn every_code_is_read() {
         let taken = one(&MAKER, &account(), &answer(201, &body.to_string()));
         assert_eq!(taken, Submitted::Accepted { id: Some(ID.into()), price: None });
     }
-    for (code, wanted, _) in CODES {
+    for (code, wanted, _) in ANSWER {
         let found = class(&MAKER, &account(), &answer(400, &errors(code, "")));
         assert_eq!(found, (*wanted, format!("telstra-{code}")));
     }
@@ -93,7 +92,6 @@ fn every_code_is_read() {
     for code in ["INTERNAL_TIMEOUT", "INTERNAL_SERVER_ERR", "NETWORK_ERR", "RECIPIENT_OPTOUT"] {
         in_doubt(&MAKER, &account(), &answer(500, &errors(code, "")));
     }
-    assert_eq!(flaws(CODES), Vec::<String>::new());
 }
 
 #[test]
