@@ -4,6 +4,7 @@
 //! panics and never allocates more than its input justifies.
 
 pub mod address;
+pub mod codes;
 pub mod enroll_code;
 pub mod id;
 pub mod number;

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
+use flotilla_protocol::codes::undelivered;
 use flotilla_protocol::sms::tpdu::{Deliver, Incoming, StatusOutcome, StatusReport};
 use flotilla_protocol::sms::{Event, Joined, Limits, Reassembler};
 
-use super::errors::undelivered;
 use crate::clock::Now;
 use crate::radio::{Delivery, RadioEvent, ReportKey};
 

@@ -1,0 +1,61 @@
+//! `+CME ERROR`: what a modem says when it cannot do a command at all.
+
+use super::{Code, Numbering, code, open};
+use crate::wire::ErrorClass::{Permanent as P, Route as R, Transient as T};
+
+/// The texts are those that modems print with `AT+CMEE=2`, in small letters.
+pub const CME: Numbering = Numbering {
+    prefix: "cme",
+    title: "`+CME ERROR` of modems",
+    source: "3GPP TS 27.007 9.2.1 and 9.2.2",
+    codes: CODES,
+};
+
+const CODES: &[Code] = &[
+    code(0, T, "phone failure"),
+    code(1, T, "no connection to phone"),
+    code(2, T, "phone-adaptor link reserved"),
+    code(3, R, "operation not allowed"),
+    code(4, R, "operation not supported"),
+    code(5, R, "ph-sim pin required"),
+    code(6, R, "ph-fsim pin required"),
+    code(7, R, "ph-fsim puk required"),
+    code(10, R, "sim not inserted"),
+    code(11, R, "sim pin required"),
+    code(12, R, "sim puk required"),
+    code(13, R, "sim failure"),
+    code(14, T, "sim busy"),
+    code(15, R, "sim wrong"),
+    code(16, R, "incorrect password"),
+    code(17, R, "sim pin2 required"),
+    code(18, R, "sim puk2 required"),
+    code(20, T, "memory full"),
+    code(21, T, "invalid index"),
+    code(22, T, "not found"),
+    code(23, T, "memory failure"),
+    code(24, P, "text string too long"),
+    code(25, P, "invalid characters in text string"),
+    code(26, P, "dial string too long"),
+    code(27, P, "invalid characters in dial string"),
+    code(30, R, "no network service"),
+    open(31, T, "network timeout"),
+    code(32, R, "network not allowed - emergency calls only"),
+    code(40, R, "network personalization pin required"),
+    code(41, R, "network personalization puk required"),
+    code(42, R, "network subset personalization pin required"),
+    code(43, R, "network subset personalization puk required"),
+    code(44, R, "service provider personalization pin required"),
+    code(45, R, "service provider personalization puk required"),
+    code(46, R, "corporate personalization pin required"),
+    code(47, R, "corporate personalization puk required"),
+    code(48, R, "hidden key required"),
+    code(50, P, "incorrect parameters"),
+    code(51, T, "command implemented but currently disabled"),
+    code(52, T, "command aborted by user"),
+    code(100, T, "unknown"),
+    code(103, R, "illegal ms"),
+    code(106, R, "illegal me"),
+    code(111, R, "plmn not allowed"),
+    code(112, R, "location area not allowed"),
+    code(113, R, "roaming not allowed in this location area"),
+];
