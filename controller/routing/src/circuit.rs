@@ -158,6 +158,11 @@ impl Circuit {
         }
     }
 
+    /// Whether messages go without further ado, whatever the time.
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
     /// Why it is not closed.
     pub fn because(&self) -> Option<Because> {
         match self.state {

@@ -14,7 +14,7 @@ use super::Pause;
 use super::entry::{Device, Entry};
 use super::tenant::Tenant;
 use crate::choice::{Candidate, Pin};
-use crate::circuit::{Circuit, Gate};
+use crate::circuit::Gate;
 use crate::fact::recipient_hash;
 use crate::ledger::{Ledger, Scope};
 use crate::limits::{Ask, Limit, Room, room, warmed_up};
@@ -150,6 +150,21 @@ const ANYBODY: Ask = Ask { segments: 1, recipient: None };
 impl View<'_> {
     /// Obstacles that every message of this kind meets on the route.
     pub(super) fn of_route(&self, entry: &Entry, device: &Device, kind: usize, tell: &mut impl FnMut(Obstacle, Lasts)) {
+        self.of_all(entry, device, tell);
+        if entry.online && device.online && !entry.has_place(device, kind) {
+            tell(Obstacle::NoPlace, Lasts::Busy);
+        }
+    }
+
+    /// What they come to, for urgent messages and for others.
+    pub(super) fn states(&self, entry: &Entry, device: &Device) -> [State; 2] {
+        let mut state = State::Open;
+        self.of_all(entry, device, &mut |_, lasts| state = state.with(lasts));
+        [0, 1].map(|kind| if entry.has_place(device, kind) { state } else { state.with(Lasts::Busy) })
+    }
+
+    /// Those that are the same for urgent messages.
+    fn of_all(&self, entry: &Entry, device: &Device, tell: &mut impl FnMut(Obstacle, Lasts)) {
         if !entry.online || !device.online {
             return tell(Obstacle::Offline, Lasts::Away);
         }
@@ -159,14 +174,6 @@ impl View<'_> {
         if !entry.ready {
             tell(Obstacle::NotReady, Lasts::Away);
         }
-        self.clocked(entry, device, tell);
-        if !device.has_place(kind) || entry.used >= entry.places(device, kind) {
-            tell(Obstacle::NoPlace, Lasts::Busy);
-        }
-    }
-
-    /// Those that time or people end, and that are the same for urgent messages.
-    fn clocked(&self, entry: &Entry, device: &Device, tell: &mut impl FnMut(Obstacle, Lasts)) {
         let now = self.now;
         if entry.settings.held {
             tell(Obstacle::Held, Lasts::Away);
@@ -174,12 +181,10 @@ impl View<'_> {
         if let Some(until_ms) = self.paused(entry.route.sim) {
             tell(Obstacle::Paused, Lasts::Until(until_ms));
         }
-        if let Some(circuit) = self.ledger.circuit(&entry.route) {
-            match circuit.may_send(now.unix_ms, entry.used) {
-                Gate::Yes | Gate::Probe => {}
-                Gate::Probing => tell(Obstacle::Probing, Lasts::Busy),
-                Gate::Until(unix_ms) => tell(Obstacle::CircuitOpen, Lasts::Until(mono_ms(unix_ms, now))),
-            }
+        match self.gate(entry) {
+            Gate::Yes | Gate::Probe => {}
+            Gate::Probing => tell(Obstacle::Probing, Lasts::Busy),
+            Gate::Until(unix_ms) => tell(Obstacle::CircuitOpen, Lasts::Until(mono_ms(unix_ms, now))),
         }
         if !entry.terms.hours.is_always() {
             let opening = entry.terms.hours.at(now.unix_ms);
@@ -197,8 +202,16 @@ impl View<'_> {
 
     /// Whether it has failed and rests, or tries with single messages.
     pub(super) fn rests(&self, entry: &Entry) -> bool {
-        let closed = |circuit: &Circuit| circuit.may_send(self.now.unix_ms, entry.used) == Gate::Yes;
-        self.paused(entry.route.sim).is_some() || !self.ledger.circuit(&entry.route).is_none_or(closed)
+        self.paused(entry.route.sim).is_some() || self.gate(entry) != Gate::Yes
+    }
+
+    /// What its circuit lets through. Nearly all are closed, and the entry knows that: no look into the ledger then.
+    fn gate(&self, entry: &Entry) -> Gate {
+        if entry.closed {
+            return Gate::Yes;
+        }
+        let circuit = self.ledger.circuit(&entry.route);
+        circuit.map_or(Gate::Yes, |circuit| circuit.may_send(self.now.unix_ms, entry.used))
     }
 
     /// Until when a SIM rests (monotonic).
@@ -211,8 +224,7 @@ impl View<'_> {
 
     /// Whether the route's next message would be a probe.
     pub(super) fn probes(&self, entry: &Entry) -> bool {
-        let circuit = self.ledger.circuit(&entry.route);
-        circuit.is_some_and(|circuit| circuit.may_send(self.now.unix_ms, entry.used) == Gate::Probe)
+        self.gate(entry) == Gate::Probe
     }
 
     pub(super) fn room(&self, entry: &Entry, ask: Ask) -> Room {

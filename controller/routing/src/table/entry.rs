@@ -65,6 +65,8 @@ pub(super) struct Entry {
     pub(super) calendar: Calendar,
     pub(super) used: u32,
     pub(super) segments: u32,
+    /// Its circuit is closed.
+    pub(super) closed: bool,
     pub(super) vitals: Option<Vitals>,
     pub(super) places: Places,
     /// Whether it had room when it was looked at last, for urgent messages and for others.
@@ -176,6 +178,7 @@ impl Entry {
             calendar: Calendar::default(),
             used: 0,
             segments: 0,
+            closed: false,
             vitals: None,
             places: Places::new(),
             open: [false; 2],
@@ -196,6 +199,16 @@ impl Entry {
 
     pub(super) fn is_provider(&self) -> bool {
         self.route.kind == RouteKind::Provider
+    }
+
+    /// Whether it may have one more attempt.
+    pub(super) fn has_place(&self, device: &Device, kind: usize) -> bool {
+        device.has_place(kind) && self.used < self.places(device, kind)
+    }
+
+    /// Whether its room is the same whatever is charged to it and to its device.
+    pub(super) fn is_unlimited(&self) -> bool {
+        !self.terms.limited && !self.terms.device_limited && self.settings.price.bundle_per_month.is_none()
     }
 
     /// Attempts that it may have at once: its share of the device's window, and no more than it can work on when it gets

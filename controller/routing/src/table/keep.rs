@@ -4,9 +4,10 @@
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
 use flotilla_protocol::wire::Telemetry;
 
-use super::blocks::{Lasts, Obstacle, State, View, mono_ms};
+use super::blocks::{State, View, mono_ms};
 use super::entry::{Device, Entry, Key, Mood};
 use super::{Marked, Pause, RouteDevice, RouteSim, Table};
+use crate::circuit::Circuit;
 use crate::fact::Fact;
 use crate::health::Vitals;
 use crate::ledger::{Applied, Scope};
@@ -102,7 +103,9 @@ impl Table {
         if let Some(key) = self.by_route.get(&route) {
             return *key;
         }
-        let key = self.entries.insert(Entry::away(route, tenant, now.mono_ms));
+        let mut entry = Entry::away(route, tenant, now.mono_ms);
+        entry.closed = self.is_closed(&route);
+        let key = self.entries.insert(entry);
         self.by_route.insert(route, key);
         self.devices.entry(route.device).or_insert_with(|| Device::away(tenant)).routes.push(key);
         self.tenant(tenant).routes.push(key);
@@ -229,23 +232,43 @@ impl Table {
     /// What the journal says about a route.
     pub fn fact(&mut self, fact: &Fact, now: Now) -> Applied {
         let applied = self.ledger.apply(fact);
-        let route = match fact {
-            Fact::Charged { tenant, charge } => {
-                self.charged(*tenant, now);
-                charge.route
-            }
-            Fact::Outcome { route, .. } => *route,
-        };
-        self.note_applied(route, applied);
-        let Some(key) = self.by_route.get(&route).copied() else { return applied };
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.score.set(Default::default());
+        match fact {
+            Fact::Charged { tenant, charge } => self.was_charged(*tenant, charge.route, now),
+            Fact::Outcome { route, .. } => self.had_outcome(*route, applied, now),
         }
-        if matches!(fact, Fact::Charged { .. }) {
+        applied
+    }
+
+    fn was_charged(&mut self, tenant: TenantId, route: Route, now: Now) {
+        self.charged(tenant, now);
+        let Some(key) = self.by_route.get(&route).copied() else { return };
+        let Some(entry) = self.entries.get(key).filter(|entry| !entry.is_unlimited()) else { return };
+        if entry.settings.warm_up.is_some() {
             self.note_stage(key, now, true);
         }
         self.touch(key, now);
-        applied
+    }
+
+    fn had_outcome(&mut self, route: Route, applied: Applied, now: Now) {
+        let Some(key) = self.by_route.get(&route).copied() else { return };
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.score.set(Default::default());
+        // Of what an outcome changes, only the circuit decides about room.
+        if entry.closed && applied == Applied::default() {
+            return;
+        }
+        let tenant = entry.tenant;
+        let closed = self.is_closed(&route);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.closed = closed;
+        }
+        self.note_applied(tenant, route, applied);
+        self.touch(key, now);
+    }
+
+    /// Whether a route's circuit is closed.
+    pub(super) fn is_closed(&self, route: &Route) -> bool {
+        self.ledger.circuit(route).is_none_or(Circuit::is_closed)
     }
 
     /// What a device says about itself and its SIMs.
@@ -362,7 +385,7 @@ impl Table {
         entry.calendar = entry.calendar.at(&entry.terms.zone, now.unix_ms);
         let Some(device) = self.devices.get(&entry.route.device) else { return };
         let view = View { ledger: &self.ledger, pauses: &self.pauses, now };
-        let states = [view.state(entry, device, 0), view.state(entry, device, 1)];
+        let states = view.states(entry, device);
         // Nobody waits for a route that has just failed, however short its rest: the next step is there for that.
         let rests = view.rests(entry);
         let Some(tenant) = self.tenants.get_mut(&entry.tenant) else { return };
@@ -438,14 +461,6 @@ impl Table {
             }
             self.join(key, now);
         }
-    }
-}
-
-impl View<'_> {
-    pub(super) fn state(&self, entry: &Entry, device: &Device, kind: usize) -> State {
-        let mut state = State::Open;
-        self.of_route(entry, device, kind, &mut |_: Obstacle, lasts: Lasts| state = state.with(lasts));
-        state
     }
 }
 

@@ -67,9 +67,7 @@ impl Notice {
 }
 
 impl Table {
-    pub(super) fn note_applied(&mut self, route: Route, applied: Applied) {
-        let Some(entry) = self.by_route.get(&route).and_then(|key| self.entries.get(*key)) else { return };
-        let tenant = entry.tenant;
+    pub(super) fn note_applied(&mut self, tenant: TenantId, route: Route, applied: Applied) {
         match applied.circuit {
             // Each probe that fails opens it once more: it was told already.
             Some(Shift::Opened { because: Because::Probe, .. }) | None => {}

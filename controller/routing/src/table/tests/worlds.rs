@@ -212,8 +212,13 @@ impl Run {
                 let entry = table.entries.get(*key).unwrap();
                 let device = &table.devices[&entry.route.device];
                 assert_eq!(entry.tenant, *id);
+                assert!(!entry.closed || table.is_closed(&entry.route), "seed {}: its circuit", self.seed);
+                let states = view.states(entry, device);
                 for (kind, opened) in entry.open.iter().enumerate() {
-                    let open = view.state(entry, device, kind) == State::Open;
+                    let open = states[kind] == State::Open;
+                    let mut obstacles = 0;
+                    view.of_route(entry, device, kind, &mut |_, _| obstacles += 1);
+                    assert_eq!(open, obstacles == 0, "seed {}: {:?}", self.seed, entry.route);
                     assert_eq!(*opened, open, "seed {}: {:?}", self.seed, entry.route);
                     for place in &entry.places {
                         let listed = tenant.sets.set(place.set).rooms[kind].contains(key);
