@@ -21,34 +21,83 @@ const FULL_RETRY_MS: u64 = 60_000;
 
 /// A set that gives up its members when it is full: from then on each message counts as one to a new recipient. A limit stops
 /// a route before that, so only routes without one fill it, and they then need no memory for it.
-#[derive(Clone, Debug, Default, PartialEq)]
+///
+/// A member is a hash already: its place in the table is its highest bits, or the next free one behind that.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Distinct {
-    /// Sorted.
-    known: Vec<u64>,
+    /// A power of two of places, or none; 0 where nobody is.
+    places: Vec<u64>,
+    count: u32,
     /// Messages since it was full.
     more: u32,
 }
+
+/// So few places are not worth a step between.
+const PLACES_MIN: usize = 8;
 
 impl Distinct {
     pub(super) fn add(&mut self, recipient: u64) {
         if self.more > 0 {
             self.more = self.more.saturating_add(1);
-        } else if let Err(at) = self.known.binary_search(&recipient) {
-            if self.known.len() < RECIPIENTS_MAX as usize {
-                self.known.insert(at, recipient);
+        } else if !self.contains(recipient) {
+            if self.count < RECIPIENTS_MAX {
+                self.insert(recipient);
             } else {
-                self.known = Vec::new();
-                self.more = 1;
+                *self = Self { more: 1, ..Self::default() };
             }
         }
     }
 
     pub(super) fn count(&self) -> u32 {
-        if self.more > 0 { RECIPIENTS_MAX.saturating_add(self.more) } else { self.known.len() as u32 }
+        if self.more > 0 { RECIPIENTS_MAX.saturating_add(self.more) } else { self.count }
     }
 
     pub(super) fn contains(&self, recipient: u64) -> bool {
-        self.known.binary_search(&recipient).is_ok()
+        self.place(member(recipient)).is_some_and(|place| self.places[place] != 0)
+    }
+
+    /// Of one that is not there.
+    fn insert(&mut self, recipient: u64) {
+        if self.count as usize >= self.places.len() / 8 * 7 {
+            let former = std::mem::take(&mut self.places);
+            self.places = vec![0; (2 * former.len()).max(PLACES_MIN)];
+            former.into_iter().filter(|one| *one != 0).for_each(|one| self.put(one));
+        }
+        self.put(member(recipient));
+        self.count += 1;
+    }
+
+    fn put(&mut self, member: u64) {
+        if let Some(place) = self.place(member) {
+            self.places[place] = member;
+        }
+    }
+
+    /// Where a member is, or would be: some places are always free. None without places.
+    fn place(&self, member: u64) -> Option<usize> {
+        let last = self.places.len().checked_sub(1)?;
+        let mut place = (member >> (64 - self.places.len().ilog2())) as usize;
+        while self.places[place] != 0 && self.places[place] != member {
+            place = (place + 1) & last;
+        }
+        Some(place)
+    }
+
+    fn sorted(&self) -> Vec<u64> {
+        let mut members: Vec<u64> = self.places.iter().copied().filter(|one| *one != 0).collect();
+        members.sort_unstable();
+        members
+    }
+}
+
+/// The hash 0 shares its place with 1: it would look like nobody.
+fn member(recipient: u64) -> u64 {
+    recipient.max(1)
+}
+
+impl PartialEq for Distinct {
+    fn eq(&self, other: &Self) -> bool {
+        (self.count, self.more) == (other.count, other.more) && self.sorted() == other.sorted()
     }
 }
 
@@ -60,7 +109,7 @@ struct StoredDistinct {
 
 impl Serialize for Distinct {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let known = self.known.iter().map(|recipient| recipient.to_be_bytes()).collect();
+        let known = self.sorted().iter().map(|recipient| recipient.to_be_bytes()).collect();
         StoredDistinct { more: self.more, known }.serialize(serializer)
     }
 }
@@ -72,7 +121,9 @@ impl<'de> Deserialize<'de> for Distinct {
         if known.len() > RECIPIENTS_MAX as usize || !known.is_sorted_by(|a, b| a < b) {
             return Err(D::Error::custom("recipients that are not a sorted set"));
         }
-        Ok(Self { known, more: stored.more })
+        let mut distinct = Self::default();
+        known.into_iter().for_each(|recipient| distinct.add(recipient));
+        Ok(Self { more: stored.more, ..distinct })
     }
 }
 
@@ -216,6 +267,35 @@ mod tests {
         let later_ms = NOW_MS + 600_000;
         followed.add(5, later_ms, LIMIT.window_s, 10);
         assert_eq!((followed.len(), until(&followed, 98, later_ms)), (1, Wait::No));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_set_knows_its_members_as_any_set_does(
+            recipients in proptest::collection::vec((0u64..2_000, proptest::bool::ANY), 0..3_000),
+        ) {
+            let (mut distinct, mut members) = (Distinct::default(), std::collections::BTreeSet::new());
+            for (n, hashed) in recipients {
+                // Hashes, as they are in charges; and numbers that all want the first places.
+                let recipient = if hashed { crate::fact::recipient_hash(n) } else { n + 1 };
+                proptest::prop_assert_eq!(distinct.contains(recipient), members.contains(&recipient));
+                if members.len() == RECIPIENTS_MAX as usize && !members.contains(&recipient) {
+                    distinct.add(recipient);
+                    proptest::prop_assert_eq!((distinct.count(), distinct.contains(recipient)), (RECIPIENTS_MAX + 1, false));
+                    break;
+                }
+                distinct.add(recipient);
+                members.insert(recipient);
+                proptest::prop_assert_eq!(distinct.count() as usize, members.len());
+            }
+            let stored = StoredDistinct { more: distinct.more, known: distinct.sorted().iter().map(|one| one.to_be_bytes()).collect() };
+            let bytes = postcard::to_stdvec(&distinct).unwrap();
+            proptest::prop_assert_eq!(&bytes, &postcard::to_stdvec(&stored).unwrap());
+            if distinct.more == 0 {
+                proptest::prop_assert!(distinct.sorted().iter().eq(members.iter()));
+            }
+            proptest::prop_assert_eq!(postcard::from_bytes::<Distinct>(&bytes).unwrap(), distinct);
+        }
     }
 
     #[test]
