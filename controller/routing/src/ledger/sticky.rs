@@ -26,7 +26,9 @@ impl Sticky {
         let key = key(tenant, recipient);
         self.young.insert(key, sim);
         if self.young.len() >= STICKY_MAX / 2 {
-            self.old = std::mem::take(&mut self.young);
+            // The room of what is forgotten is used again: growing into new room would move everything several times.
+            std::mem::swap(&mut self.old, &mut self.young);
+            self.young.clear();
         }
     }
 

@@ -184,8 +184,11 @@ impl Tenant {
         today
     }
 
+    /// Mostly of a moment that is nearly now: what is found is kept, as it costs far more than to look.
     pub(super) fn day_of(&self, unix_ms: u64) -> i32 {
-        self.calendar.get().at(&self.zone, unix_ms).day
+        let day = self.calendar.get().at(&self.zone, unix_ms);
+        self.calendar.set(day);
+        day.day
     }
 
     /// The number of a price, for the sets of steps that begin with the cheapest.
