@@ -236,14 +236,21 @@ pub(super) struct ReportLog {
     /// Positions whose messages are being read from the store.
     held: BTreeSet<u64>,
     acknowledge: bool,
+    /// The device has been told up to here, and keeps nothing before.
+    acknowledged: u64,
     refused: bool,
     /// The first refused position, until it comes again.
     missing: Option<u64>,
 }
 
 impl ReportLog {
-    /// Whether to deal with a report: not when one before it is missing. The device repeats it, as it is not acknowledged.
+    /// Whether to deal with a report: not when one before it is missing. The device repeats it, as it is not acknowledged. One
+    /// that is, and was under way again already, is nothing new; to refuse it for lack of room would wait for it for ever.
     pub(super) fn admit(&mut self, position: u64) -> bool {
+        if position <= self.acknowledged {
+            self.acknowledge = true;
+            return false;
+        }
         let next = *self.next.get_or_insert(position);
         if position == next {
             self.next = Some(next + 1);
@@ -286,7 +293,9 @@ impl ReportLog {
             return None;
         }
         let next = self.held.first().copied().or(self.next)?;
-        next.checked_sub(1).filter(|position| *position > 0)
+        let position = next.checked_sub(1).filter(|position| *position > 0)?;
+        self.acknowledged = self.acknowledged.max(position);
+        Some(position)
     }
 }
 
@@ -310,7 +319,7 @@ mod tests {
         assert_eq!(acknowledged(&mut log), Some(7));
         assert!(!log.release(8));
         assert_eq!(acknowledged(&mut log), Some(9));
-        assert!(log.admit(6), "a repeated report is dealt with, and acknowledged again");
+        assert!(!log.admit(6), "a repeated report is acknowledged again");
         assert_eq!(acknowledged(&mut log), Some(9));
         assert!(log.admit(10));
         log.refuse(10);
@@ -319,6 +328,19 @@ mod tests {
         log.hold(9);
         assert!(log.release(9), "time to ask for the refused one");
         assert!(!log.is_complete(), "it was asked for, and has not come again");
-        assert!(log.admit(9) && !log.is_complete() && log.admit(10) && log.is_complete());
+        assert!(!log.admit(9) && !log.is_complete() && log.admit(10) && log.is_complete());
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_not_waited_for_again() {
+        let mut log = ReportLog::default();
+        assert!(log.admit(5) && log.admit(6));
+        assert_eq!(acknowledged(&mut log), Some(6));
+        // The device was asked to repeat, and had begun to when the acknowledgement came. There is no room for it now.
+        if log.admit(5) {
+            log.refuse(5);
+        }
+        assert!(log.admit(7) && log.is_complete(), "it has dropped what is acknowledged");
+        assert_eq!(acknowledged(&mut log), Some(7));
     }
 }
