@@ -58,6 +58,7 @@ use fleet::Device;
 use keys::Keys;
 use lanes::{LaneKey, Lanes};
 use message::Message;
+use reports::Received;
 use residency::{Residency, Stage};
 use slots::{Slot, Slots};
 use timers::{Timer, Timers};
@@ -131,6 +132,7 @@ pub struct Machine {
     /// before this machine's predecessor had committed.
     look_up_until_ms: u64,
     inbound: FxHashMap<DeviceId, u64>,
+    received: Received,
     /// When the rules of a tenant choose other plans (Unix ms).
     reclassify_ms: FxHashMap<TenantId, u64>,
     /// Times that messages were set aside until a limit or a pause lets them go; since the last glance.
@@ -191,6 +193,7 @@ impl Machine {
             undecided: FxHashMap::default(),
             look_up_until_ms: now.mono_ms + settings.look_up_ms,
             inbound: restored.inbound.into_iter().collect(),
+            received: Received::default(),
             reclassify_ms: FxHashMap::default(),
             waits: 0,
             settings,

@@ -18,10 +18,14 @@
 //!
 //! The first report after which segments have left, or may have, charges them: once per attempt.
 
-use flotilla_protocol::id::{DeviceId, SimId};
+use std::collections::VecDeque;
+
+use flotilla_protocol::id::{DeviceId, InboundId, SimId};
 use flotilla_protocol::wire::{
     Attempt, Down, ErrorClass, ErrorDomain, InboundMessage, NotSent, Report, ReportKind, SendError,
 };
+use flotilla_routing::route::RouteKind;
+use rustc_hash::FxHashSet;
 
 use super::dispatch::{Back, Left, failure};
 use super::slots::Slot;
@@ -266,16 +270,21 @@ impl Machine {
         self.record(slot, Change::Delivered { attempt, route, sent_ms, delivered_ms }, now);
     }
 
-    /// Inbound messages come in the order of their positions, each once.
+    /// Inbound messages come in the order of their positions, each once. Those of an account go by their ids: positions of a
+    /// session begin at its controller's clock, which may be behind that of the session before.
     fn take_inbound(&mut self, id: DeviceId, position: u64, at_ms: u64, message: InboundMessage, now: Now) {
         let Some(device) = self.devices.get(&id) else { return };
         let last = self.inbound.entry(id).or_default();
         // A SIM that was taken out since has no slot any more; the text counts all the same.
         let sim = device.slot_sim(message.slot).unwrap_or(SimId::from_bytes([0; 16]));
-        if position <= *last {
+        let is_new = match device.kind {
+            RouteKind::Sim => position > *last,
+            RouteKind::Provider => self.received.is_new(message.id),
+        };
+        if !is_new {
             return;
         }
-        *last = position;
+        *last = position.max(*last);
         let inbound = Inbound {
             id: message.id,
             tenant: device.tenant,
@@ -290,6 +299,31 @@ impl Machine {
             received_ms: at_ms.clamp(now.unix_ms.saturating_sub(INBOUND_AGE_MS_MAX), now.unix_ms),
         };
         self.events.push(Event { at_ms: now.unix_ms, kind: EventKind::Inbound(Box::new(inbound)) });
+    }
+}
+
+/// Ids of the last messages that accounts have received. A maker repeats what it got no answer for in time; what it repeats
+/// later than this knows is told twice, and kept once: rows take an id once.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    known: FxHashSet<InboundId>,
+    order: VecDeque<InboundId>,
+}
+
+impl Received {
+    const MAX: usize = 4_096;
+
+    fn is_new(&mut self, id: InboundId) -> bool {
+        if !self.known.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > Self::MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
     }
 }
 

@@ -573,19 +573,20 @@ fn the_same_key_twice_while_it_is_looked_up_is_accepted_once() {
     assert_eq!((rig.records.len(), rig.replies.len()), (1, 2));
 }
 
+fn inbound(n: u8) -> ReportKind {
+    ReportKind::Inbound(flotilla_protocol::wire::InboundMessage {
+        id: flotilla_protocol::id::InboundId::from_bytes([n; 16]),
+        slot: 1,
+        from: flotilla_protocol::address::Address::Alphanumeric("Bank".into()),
+        text: "hi".into(),
+        segments: 1,
+        sent_ms: None,
+    })
+}
+
 #[test]
 fn inbound_messages_are_taken_once_and_in_order() {
     let mut rig = Rig::new();
-    let inbound = |n: u8| {
-        ReportKind::Inbound(flotilla_protocol::wire::InboundMessage {
-            id: flotilla_protocol::id::InboundId::from_bytes([n; 16]),
-            slot: 1,
-            from: flotilla_protocol::address::Address::Alphanumeric("Bank".into()),
-            text: "hi".into(),
-            segments: 1,
-            sent_ms: None,
-        })
-    };
     rig.up(1, 8, &[route_sim(1, 1)]);
     rig.report(1, inbound(1));
     for restart in [false, true] {
@@ -601,6 +602,29 @@ fn inbound_messages_are_taken_once_and_in_order() {
     rig.report(1, inbound(2));
     let taken: Vec<_> = rig.inbound.iter().map(|message| (message.position, message.sim)).collect();
     assert_eq!(taken, [(1, sim(1)), (2, sim(1))]);
+}
+
+/// A session of an account begins its positions at its controller's clock, and another controller's may be ahead.
+#[test]
+fn an_account_receives_whatever_the_clocks_of_controllers_say() {
+    let mut rig = Rig::new();
+    rig.account_up(7, 8);
+    let told = |rig: &mut Rig, position: u64, n: u8| {
+        let session = rig.sessions[&device(7)];
+        let report = flotilla_protocol::wire::Report { position, at_ms: START_MS, kind: inbound(n) };
+        rig.input(Input::Reports { device: device(7), session, reports: vec![report] });
+        assert_eq!(rig.frames[&device(7)].last(), Some(&Down::AckReports { position }));
+    };
+    told(&mut rig, 9_000, 1);
+    rig.down(7);
+    rig.account_up(7, 8);
+    told(&mut rig, 1_000, 2);
+    rig.restart();
+    rig.account_up(7, 8);
+    told(&mut rig, 500, 3);
+    told(&mut rig, 501, 3);
+    let taken: Vec<_> = rig.inbound.iter().map(|message| message.id.to_bytes()[0]).collect();
+    assert_eq!(taken, [1, 2, 3], "each once, a repetition not at all");
 }
 
 #[test]
