@@ -5,7 +5,7 @@ mod routing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_controller::domain::event::{Change, Changed, EventKind, Idempotency};
+use flotilla_controller::domain::event::{Change, Changed, Event, EventKind, Idempotency, Inbound};
 use flotilla_controller::domain::message::{Duplicates, MessageState};
 use flotilla_controller::domain::record::MessageRecord;
 use flotilla_controller::follow::aggregates::{Counter, Counts, count_event, count_inbound, count_record};
@@ -49,7 +49,10 @@ pub(super) struct Checker {
     /// Inbound messages that a device's modem has let go, and those in the journal, by device and position.
     let_go: BTreeSet<u64>,
     inbound: BTreeMap<(DeviceId, u64), u64>,
-    inbound_texts: BTreeMap<u64, u32>,
+    /// By text, under which run of its shard's machine it came last.
+    inbound_runs: BTreeMap<u64, u64>,
+    runs: BTreeMap<ShardId, u64>,
+    shards: u16,
     counts: Counts,
     by_state: BTreeMap<&'static str, u64>,
     promises: routing::Promises,
@@ -63,6 +66,10 @@ const DOUBTFUL: [&str; 3] = ["lease-over", "device-unknown", "provider-unknown"]
 const GIVEN_UP: &str = "given up";
 
 impl Checker {
+    pub(super) fn new(shards: u16) -> Self {
+        Self { shards, ..Self::default() }
+    }
+
     pub(super) fn found(&mut self) -> Option<Violation> {
         self.found.take()
     }
@@ -91,7 +98,7 @@ impl Checker {
 
     /// For waiting until everything that came in is in the journal.
     pub(super) fn inbound_missing(&self) -> bool {
-        self.let_go.iter().any(|digest| !self.inbound_texts.contains_key(digest))
+        self.let_go.iter().any(|digest| !self.inbound_runs.contains_key(digest))
     }
 
     fn violated(&mut self, invariant: &'static str, detail: impl FnOnce() -> String) {
@@ -120,7 +127,9 @@ impl Checker {
         }
         let led_since = self.folded(batch, now);
         for (index, event) in batch.events.iter().enumerate() {
-            count_event(event, &mut self.counts);
+            if !self.is_told_again(event) {
+                count_event(event, &mut self.counts);
+            }
             match &event.kind {
                 EventKind::Accepted(accepted) => {
                     let id = accepted.submission.id;
@@ -134,17 +143,35 @@ impl Checker {
                     self.changed(event.at_ms, changed);
                     self.note_waiting(changed.message, now);
                 }
-                EventKind::Inbound(inbound) => {
-                    let digest = inbound.text.parse().unwrap_or_default();
-                    let times = self.inbound_texts.entry(digest).or_default();
-                    *times += 1;
-                    let twice = *times > 1 || self.inbound.insert((inbound.device, inbound.position), digest).is_some();
-                    if twice {
-                        self.violated("inbound_once", || format!("inbound message {digest} is in the journal twice"));
-                    }
-                }
+                EventKind::Inbound(inbound) => self.received(inbound),
             }
         }
+    }
+
+    /// A modem's message is in the journal once. A maker repeats what nobody has answered: the same machine takes it once, the
+    /// next one may take it once more, and rows have it once all the same.
+    fn received(&mut self, inbound: &Inbound) {
+        let digest = inbound.text.parse().unwrap_or_default();
+        let run = self.runs.get(&ShardId::of(inbound.tenant, self.shards)).copied().unwrap_or_default();
+        let known = self.inbound_runs.insert(digest, run);
+        let twice = match known {
+            Some(known) => known == run || !self.is_account(inbound.device),
+            None => self.inbound.insert((inbound.device, inbound.position), digest).is_some(),
+        };
+        if twice {
+            self.violated("inbound_once", || format!("inbound message {digest} is in the journal twice"));
+        }
+    }
+
+    /// Statistics count what is in the journal, rows are counted once: of what a maker has repeated only the first is compared.
+    fn is_told_again(&self, event: &Event) -> bool {
+        let EventKind::Inbound(inbound) = &event.kind else { return false };
+        inbound.text.parse().is_ok_and(|digest| self.inbound_runs.contains_key(&digest))
+    }
+
+    /// A machine starts from what is durable.
+    pub(super) fn starts(&mut self, shard: ShardId) {
+        *self.runs.entry(shard).or_default() += 1;
     }
 
     fn accepted_one(&mut self, id: MessageId, tenant: TenantId, key: Option<Idempotency>, record: MessageRecord) {
@@ -249,7 +276,13 @@ impl Checker {
         }
     }
 
-    /// The first segment of an attempt goes out.
+    /// A session hands an attempt to its service: at most once ever, and in time.
+    pub(super) fn submitted(&mut self, attempt: Attempt, now: Ms) {
+        self.handed_over(attempt);
+        self.in_time(attempt, now);
+    }
+
+    /// The first segment of an attempt goes out, or a service has taken it.
     pub(super) fn sent(&mut self, attempt: Attempt) {
         let (id, number) = (attempt.message, attempt.number);
         let Some(tracked) = self.messages.get_mut(&id) else {
@@ -296,6 +329,10 @@ impl Checker {
             ReportKind::Undelivered { attempt, .. } => {
                 missing(attempt, &|record| in_flight(record) || record.state == MessageState::Sent)
             }
+            // An account's may have come before, at another position.
+            ReportKind::Inbound(message) if self.is_account(device) => {
+                message.text.parse().is_ok_and(|digest: u64| !self.inbound_runs.contains_key(&digest))
+            }
             ReportKind::Inbound(_) => !self.inbound.contains_key(&(device, report.position)),
         };
         if lost {
@@ -310,12 +347,12 @@ impl Checker {
         self.let_go.insert(digest);
     }
 
-    /// A message that only this device could send, long after the last fault: the device got it.
-    pub(super) fn probed(&mut self, (device, id): (usize, Option<MessageId>)) {
+    /// A message that only this gateway could send, long after the last fault: it got it.
+    pub(super) fn probed(&mut self, (gateway, id): (DeviceId, Option<MessageId>)) {
         let attempts = id.and_then(|id| self.messages.get(&id)).map(|tracked| tracked.record.attempt);
         if attempts.is_none_or(|attempts| attempts == 0) {
             self.violated("the_fleet_works_again", || {
-                format!("d{device} got nothing of {id:?}: {attempts:?} attempts")
+                format!("{gateway} got nothing of {id:?}: {attempts:?} attempts")
             });
         }
     }
@@ -332,7 +369,7 @@ impl Checker {
             let detail = format!("{lost} was promised");
             return self.violated("no_acknowledged_message_lost", || detail);
         }
-        if let Some(lost) = self.let_go.iter().find(|digest| !self.inbound_texts.contains_key(digest)) {
+        if let Some(lost) = self.let_go.iter().find(|digest| !self.inbound_runs.contains_key(digest)) {
             let detail = format!("inbound message {lost}");
             return self.violated("inbound_once", || detail);
         }

@@ -3,16 +3,19 @@
 
 use flotilla_controller::domain::message::{Duplicates, Priority};
 use flotilla_controller::domain::shard::CancelOutcome;
-use flotilla_protocol::id::MessageId;
+use flotilla_protocol::id::{DeviceId, MessageId};
 
 use super::node::{Call, NodeEvent, Reply, Wish};
 use super::plan::{Party, Size, Submit};
 use super::rng::Rng;
+use super::site::Site;
 use super::world::{Cx, Event};
 
 const TIMEOUT_MS: u64 = 12_000;
 /// A client that gets no answer for so long gives up.
 const TRIES_MAX: u32 = 60;
+/// Everything else has ended by then: requests stop minutes before the probe.
+const PROBE_VALID_MS: u64 = 600_000;
 
 #[derive(Debug)]
 pub(super) enum ClientEvent {
@@ -35,8 +38,8 @@ pub(super) struct Clients {
     clients: Vec<Client>,
     /// Those that submit, in order, for cancelling.
     submitters: Vec<usize>,
-    /// Devices with the client that tries each.
-    probes: Vec<(usize, usize)>,
+    /// Devices and accounts with the client that tries each.
+    probes: Vec<(DeviceId, usize)>,
 }
 
 impl Clients {
@@ -72,29 +75,39 @@ impl Clients {
         self.add(Wish::Cancel { tenant, message }, nth % self.size.nodes, cx);
     }
 
-    /// A message that only one device can send.
-    pub(super) fn probe(&mut self, device: usize, cx: &mut Cx) {
+    /// A message for each device and account that only it can send.
+    pub(super) fn probe(&mut self, site: &Site, cx: &mut Cx) {
+        for tenant in 0..self.size.tenants {
+            for (place, gateway) in site.gateways_of(tenant).into_iter().enumerate() {
+                self.probe_one(tenant, place, gateway, cx);
+            }
+        }
+    }
+
+    fn probe_one(&mut self, tenant: usize, place: usize, gateway: DeviceId, cx: &mut Cx) {
+        let node = place % self.size.nodes;
         let submit = Submit {
-            tenant: device % self.size.tenants,
+            tenant,
             messages: 1,
             segments: 1,
             priority: Priority::Urgent,
             duplicates: Duplicates::Never,
             with_key: true,
-            pinned: Some(device / self.size.tenants),
+            pinned: Some(place),
             due_ms: 0,
-            valid_ms: 180_000,
-            node: device % self.size.nodes,
+            // Longer than all that may wait for the same gateway, which may be one with a small limit.
+            valid_ms: PROBE_VALID_MS,
+            node,
         };
         let mut key = [0xff; 16];
-        key[0] = device as u8;
-        self.probes.push((device, self.clients.len()));
-        self.add(Wish::Submit { submit, key: Some(key) }, device % self.size.nodes, cx);
+        key[0] = place as u8;
+        self.probes.push((gateway, self.clients.len()));
+        self.add(Wish::Submit { submit, key: Some(key) }, node, cx);
     }
 
-    /// The probes, with their devices.
-    pub(super) fn probes(&self) -> Vec<(usize, Option<MessageId>)> {
-        self.probes.iter().map(|(device, client)| (*device, self.clients[*client].ids.first().copied())).collect()
+    /// The probes, with their gateways.
+    pub(super) fn probes(&self) -> Vec<(DeviceId, Option<MessageId>)> {
+        self.probes.iter().map(|(gateway, client)| (*gateway, self.clients[*client].ids.first().copied())).collect()
     }
 
     fn add(&mut self, wish: Wish, node: usize, cx: &mut Cx) {

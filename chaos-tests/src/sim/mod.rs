@@ -1,15 +1,16 @@
-//! The deterministic simulation: three controllers, an etcd, a store, devices with modems and clients in one thread, driven
-//! by a queue of events in virtual time, with faults drawn from a seed. Same seed, same log, byte for byte.
+//! The deterministic simulation: three controllers, an etcd, a store, devices with modems, provider accounts with the services
+//! behind them, and clients in one thread, driven by a queue of events in virtual time, with faults drawn from a seed. Same seed, same log, byte for byte.
 //!
 //! What decides is the product's own code, unchanged: the ownership machine, the life of a shard with its inbox, batches and
-//! machine, the rows follower, the device's agent, outbox and dialer, the frames as bytes. What is modelled is what lies
-//! between them: network, link, etcd, disks, modems, HTTP (docs/adr/0011). `check` judges all along.
+//! machine, the rows follower, the device's agent, outbox and dialer, the frames as bytes, the agent of a provider's session. What is modelled is what lies
+//! between them: network, link, etcd, disks, modems, HTTP, online services (docs/adr/0011, docs/adr/0016). `check` judges all along.
 //!
 //! | module | what |
 //! |---|---|
+//! | `site` | what people have set up before |
 //! | `plan`, `rng` | what will happen, drawn from the seed |
 //! | `world` | time, the queue, faults that begin and end |
-//! | `node`, `device`, `client` | the parts that act |
+//! | `node`, `device`, `provider`, `client` | the parts that act |
 //! | `etcd`, `store`, `writes`, `net`, `conn`, `clock` | what lies between them |
 //! | `check` | the named invariants |
 //! | `told` | frames in the words of the log |
@@ -24,8 +25,10 @@ mod etcd;
 mod net;
 mod node;
 mod plan;
+mod provider;
 mod rng;
 mod shrink;
+mod site;
 mod store;
 mod told;
 mod world;

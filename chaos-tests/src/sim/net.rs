@@ -101,6 +101,7 @@ fn place(party: Party) -> usize {
         Party::Clients => 2,
         Party::Etcd => 3,
         Party::Store => 4,
+        Party::Provider(n) => 8 * n + 5,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A controller: the real ownership machine, the real lives of its shards with their inboxes and batches, the real rows
 //! follower; and small models of what lies between them and the network: sessions, requests, etcd's client.
 
+mod accounts;
 mod api;
 mod coord;
 mod lead;
@@ -21,7 +22,9 @@ use super::clock::{Clock, DRIFT_PPM_MAX};
 use super::conn::Packet;
 use super::etcd::{Answer, Ask};
 use super::plan::{Party, Size};
+use super::provider::{Answer as ServiceAnswer, Call as Callback};
 use super::rng::Rng;
+use super::site::Site;
 use super::world::{Cx, Event};
 use super::writes::Written;
 
@@ -115,14 +118,51 @@ pub(super) enum NodeEvent {
         number: u64,
         reply: Reply,
     },
+    /// The supervisor of the accounts' sessions looks.
+    Accounts,
+    AccountWakes {
+        account: usize,
+        session: u64,
+    },
+    ServiceAnswer {
+        request: u64,
+        answer: ServiceAnswer,
+    },
+    ServiceTimeout {
+        request: u64,
+    },
+    KeepIds {
+        request: u64,
+        until: Ms,
+    },
+    IdsKept {
+        request: u64,
+    },
+    /// Time to ask a maker for news; and what it may be asked about.
+    Poll {
+        account: usize,
+        session: u64,
+    },
+    Pollable {
+        account: usize,
+        session: u64,
+    },
+    CalledBack {
+        call: Callback,
+    },
+    News {
+        call: Callback,
+    },
 }
 
 pub(super) struct Node {
     pub(super) number: usize,
     rng: Rng,
+    account_rng: Rng,
     clock: Clock,
     settings: ShardSettings,
     size: Size,
+    site: Arc<Site>,
     ttl_ms: u64,
     /// Counts its starts; what belongs to an earlier one is gone.
     life: u32,
@@ -146,6 +186,9 @@ struct Mind {
     links: BTreeMap<u64, sessions::Link>,
     sinks: Arc<Mutex<Vec<sessions::Outgoing>>>,
     last_session: u64,
+    accounts: BTreeMap<usize, accounts::Session>,
+    account_sinks: Arc<Mutex<Vec<accounts::Outgoing>>>,
+    requests: BTreeMap<u64, accounts::Request>,
     calls: BTreeMap<u64, api::Waiting>,
     /// Who leads which shard, as last read.
     leaders: Vec<Option<usize>>,
@@ -165,6 +208,9 @@ impl Mind {
             links: BTreeMap::new(),
             sinks: Arc::default(),
             last_session: 0,
+            accounts: BTreeMap::new(),
+            account_sinks: Arc::default(),
+            requests: BTreeMap::new(),
             calls: BTreeMap::new(),
             leaders: vec![None; usize::from(shards)],
         }
@@ -172,7 +218,7 @@ impl Mind {
 }
 
 impl Node {
-    pub(super) fn new(seed: u64, number: usize, size: Size, shards: u16, ttl_ms: u64) -> Self {
+    pub(super) fn new(seed: u64, number: usize, site: &Arc<Site>, shards: u16, ttl_ms: u64) -> Self {
         let mut rng = Rng::new(seed, "node", number);
         let clock = Clock {
             origin_ms: rng.between(1_000_000, 90_000_000),
@@ -183,8 +229,10 @@ impl Node {
             number,
             settings: settings(seed),
             rng,
+            account_rng: Rng::new(seed, "accounts of a node", number),
             clock,
-            size,
+            size: site.size,
+            site: Arc::clone(site),
             ttl_ms,
             life: 0,
             is_up: false,
@@ -275,6 +323,16 @@ impl Node {
             NodeEvent::LookedUp { call } => self.looked_up(call, cx),
             NodeEvent::CallTimeout { number } => self.call_timeout(number, cx),
             NodeEvent::Forwarded { number, reply } => self.forwarded(number, reply, cx),
+            NodeEvent::Accounts => self.reconcile_accounts(cx),
+            NodeEvent::AccountWakes { account, session } => self.account_wakes(account, session, cx),
+            NodeEvent::ServiceAnswer { request, answer } => self.service_answer(request, answer, cx),
+            NodeEvent::ServiceTimeout { request } => self.service_timeout(request, cx),
+            NodeEvent::KeepIds { request, until } => self.keep_ids(request, until, cx),
+            NodeEvent::IdsKept { request } => self.submit_ended(request, cx),
+            NodeEvent::Poll { account, session } => self.poll(account, session, cx),
+            NodeEvent::Pollable { account, session } => self.pollable(account, session, cx),
+            NodeEvent::CalledBack { call } => self.called_back(call, cx),
+            NodeEvent::News { call } => self.news(call, cx),
         }
         self.settle(cx);
     }
@@ -283,6 +341,7 @@ impl Node {
     fn settle(&mut self, cx: &mut Cx) {
         self.wake_lives(cx);
         self.deliver(cx);
+        self.deliver_to_accounts(cx);
         self.answer_calls(cx);
         self.transmit(cx);
     }

@@ -4,6 +4,7 @@
 use flotilla_controller::domain::message::{Duplicates, Priority};
 
 use super::Ms;
+use super::provider;
 use super::rng::Rng;
 
 /// Two parties that may not hear each other.
@@ -14,6 +15,20 @@ pub enum Party {
     Clients,
     Etcd,
     Store,
+    /// The service behind an account.
+    Provider(usize),
+}
+
+/// What may be the matter with an online service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It refuses connections.
+    Closed,
+    /// It takes requests, and does and says nothing.
+    Mute,
+    Slow,
+    /// It refuses everything: no credit.
+    Refuses,
 }
 
 #[derive(Clone, Debug)]
@@ -24,7 +39,7 @@ pub struct Submit {
     pub priority: Priority,
     pub duplicates: Duplicates,
     pub with_key: bool,
-    /// To one device, by its place among the tenant's.
+    /// To one device or account, by its place among the tenant's.
     pub pinned: Option<usize>,
     /// So long after the request.
     pub due_ms: u64,
@@ -110,6 +125,14 @@ pub enum What {
     SlowDisk {
         device: usize,
     },
+    /// Somebody writes to an account's sender.
+    ProviderInbound {
+        account: usize,
+    },
+    ProviderTrouble {
+        account: usize,
+        trouble: Trouble,
+    },
 }
 
 impl What {
@@ -137,11 +160,17 @@ impl What {
             Self::DeafWatches => "deaf watches",
             Self::WallJump { .. } => "clock set",
             Self::SlowDisk { .. } => "slow disk",
+            Self::ProviderInbound { .. } => "inbound at a provider",
+            Self::ProviderTrouble { trouble, .. } => match trouble {
+                Trouble::Closed | Trouble::Mute => "provider down",
+                Trouble::Slow => "provider slow",
+                Trouble::Refuses => "provider refuses",
+            },
         }
     }
 
     pub fn is_fault(&self) -> bool {
-        !matches!(self, Self::Submit(_) | Self::Cancel { .. } | Self::Inbound { .. })
+        !matches!(self, Self::Submit(_) | Self::Cancel { .. } | Self::Inbound { .. } | Self::ProviderInbound { .. })
     }
 }
 
@@ -188,8 +217,35 @@ pub(super) fn draw(seed: u64, size: Size) -> Vec<Op> {
         let kind = kinds[rng.index(kinds.len())];
         ops.push(fault(kind, &mut rng, size, end));
     }
+    // From a stream of their own: all others stay as they were.
+    let mut rng = Rng::new(seed, "provider plan", 0);
+    let accounts = provider::draw(seed, size).len();
+    for _ in 0..if accounts > 0 { requests / 8 } else { 0 } {
+        let account = rng.index(accounts);
+        let what = What::ProviderInbound { account };
+        ops.push(Op { at: rng.between(1_000, end), for_ms: 0, what });
+    }
+    for _ in 0..if accounts > 0 { end * rng.between(0, 6) / 120_000 } else { 0 } {
+        ops.push(provider_fault(&mut rng, size, accounts, end));
+    }
     ops.sort_by_key(|op| op.at);
     ops
+}
+
+fn provider_fault(rng: &mut Rng, size: Size, accounts: usize, end: Ms) -> Op {
+    let at = rng.between(2_000, end);
+    let account = rng.index(accounts);
+    let (node, for_ms) = (Party::Node(rng.index(size.nodes)), rng.between(1_000, 60_000));
+    let trouble = |trouble| What::ProviderTrouble { account, trouble };
+    let what = match rng.below(7) {
+        0 => trouble(Trouble::Closed),
+        1 => trouble(Trouble::Mute),
+        2 | 3 => trouble(Trouble::Slow),
+        4 => trouble(Trouble::Refuses),
+        5 => What::Cut { from: Party::Provider(account), to: node },
+        _ => What::Part { one: node, other: Party::Provider(account) },
+    };
+    Op { at, for_ms, what }
 }
 
 fn submit(rng: &mut Rng, size: Size) -> Submit {

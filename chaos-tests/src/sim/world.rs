@@ -3,6 +3,9 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+
+use flotilla_controller::providers::references::Known;
 
 use super::check::{Checker, Violation};
 use super::client::{self, Clients};
@@ -10,8 +13,10 @@ use super::device::{Device, DeviceEvent};
 use super::etcd::{Answer, Ask, Etcd};
 use super::net::Net;
 use super::node::{Node, NodeEvent};
-use super::plan::{Op, Party, Size, What};
+use super::plan::{Op, Party, What};
+use super::provider::{ServiceEvent, Services};
 use super::rng::Rng;
+use super::site::Site;
 use super::store::Store;
 use super::writes::{self, Write, Writes};
 use super::{Flaw, Ms, Options};
@@ -50,6 +55,7 @@ pub(super) enum Event {
         write: Write,
     },
     Client(client::ClientEvent),
+    Service(usize, ServiceEvent),
 }
 
 struct Entry {
@@ -87,6 +93,8 @@ pub(super) struct Cx {
     pub net: Net,
     pub store: Store,
     pub writes: Writes,
+    /// Ids that services have given, by account, with their time (Unix ms): a table of the catalog.
+    pub references: BTreeMap<(usize, Box<str>), (Known, u64)>,
     pub check: Checker,
     pub flaw: Option<Flaw>,
     pub counts: BTreeMap<&'static str, u64>,
@@ -119,7 +127,9 @@ pub(super) struct World {
     plan: Vec<Op>,
     nodes: Vec<Node>,
     devices: Vec<Device>,
+    services: Services,
     clients: Clients,
+    site: Arc<Site>,
     etcd: Etcd,
     etcd_up: bool,
     expiry_at: Ms,
@@ -153,12 +163,14 @@ impl World {
             net: Net::new(seed),
             store: Store::new(shards, options.flaw == Some(Flaw::NoEpochCheck)),
             writes: Writes::new(seed),
-            check: Checker::default(),
+            references: BTreeMap::new(),
+            check: Checker::new(shards),
             flaw: options.flaw,
             counts: BTreeMap::new(),
             log: log.then(Vec::new),
         };
-        let nodes = (0..size.nodes).map(|n| Node::new(seed, n, size, shards, ttl_ms)).collect::<Vec<_>>();
+        let site = Arc::new(Site::new(seed, size));
+        let nodes = (0..size.nodes).map(|n| Node::new(seed, n, &site, shards, ttl_ms)).collect::<Vec<_>>();
         let devices = (0..size.devices).map(|n| Device::new(seed, n, size)).collect::<Vec<_>>();
         for (n, op) in plan.iter().enumerate().filter(|(n, _)| enabled[*n]) {
             cx.at(op.at, Event::Begin(n));
@@ -166,6 +178,12 @@ impl World {
         cx.check.sees(super::node::settings(seed).queued_min);
         for (route, limits) in (0..size.devices).flat_map(super::device::all_limits) {
             cx.check.limited(route, &limits);
+        }
+        for account in site.accounts.iter() {
+            for (slot, limits) in account.slots().zip(&account.senders) {
+                cx.check.limited(account.route(slot), limits);
+            }
+            cx.check.limited_as_a_whole(account.id(), &account.limits);
         }
         let mut rng = Rng::new(seed, "world", 0);
         for n in 0..size.nodes {
@@ -182,7 +200,9 @@ impl World {
             plan: plan.to_vec(),
             nodes,
             devices,
+            services: Services::new(seed, &site.accounts, size.nodes),
             clients: Clients::new(seed, size),
+            site,
             etcd: Etcd::new(ttl_ms, shards, size.nodes),
             etcd_up: true,
             expiry_at: Ms::MAX,
@@ -239,6 +259,7 @@ impl World {
             && self.clients.at_rest()
             && self.cx.writes.at_rest()
             && self.devices.iter().all(Device::at_rest)
+            && self.services.at_rest()
             && !self.cx.check.inbound_missing()
     }
 
@@ -258,7 +279,7 @@ impl World {
     fn handle(&mut self, event: Event) {
         let cx = &mut self.cx;
         match event {
-            Event::Probe => (0..self.devices.len()).for_each(|device| self.clients.probe(device, cx)),
+            Event::Probe => self.clients.probe(&self.site, cx),
             Event::Begin(n) => self.begin(n),
             Event::End(n) => self.end(n),
             Event::Node(n, life, event) => self.nodes[n].handle(Some(life), event, cx),
@@ -278,6 +299,7 @@ impl World {
             }
             Event::Store { node, life, id, write } => writes::arrive(node, life, id, write, cx),
             Event::Client(event) => self.clients.handle(event, cx),
+            Event::Service(account, event) => self.services.handle(account, event, cx),
         }
     }
 
@@ -329,6 +351,7 @@ impl World {
             What::Submit(submit) => return self.clients.submit(n, submit, cx),
             What::Cancel { nth } => return self.clients.cancel(*nth, cx),
             What::Inbound { device } => return self.devices[*device].receives(n as u64 + 1, cx),
+            What::ProviderInbound { account } => return self.services.receives(*account, n as u64 + 1, cx),
             What::CrashNode { node } => return self.nodes[*node].crash(for_ms, cx),
             What::CrashDevice { device } => return self.devices[*device].crash(for_ms, cx),
             What::PauseNode { node } => return self.nodes[*node].pause(for_ms, cx),
@@ -376,6 +399,7 @@ impl World {
             }
             What::DeafWatches => self.watches_deaf = on,
             What::SlowDisk { device } => self.devices[device].set_slow_disk(on),
+            What::ProviderTrouble { account, trouble } => self.services.set(account, trouble, on),
             _ => {}
         }
     }
@@ -386,9 +410,4 @@ impl World {
             self.cx.at(at, Event::EtcdExpiry);
         }
     }
-}
-
-/// Devices of a tenant, in order.
-pub(super) fn devices_of(tenant: usize, size: Size) -> Vec<usize> {
-    (0..size.devices).filter(|device| device % size.tenants == tenant).collect()
 }

@@ -26,11 +26,11 @@ pub mod callbacks;
 pub mod carrier;
 pub mod kind;
 pub mod live;
+pub mod news;
+pub mod polls;
 pub mod references;
 
 mod line;
-mod news;
-mod polls;
 mod session;
 mod smpp_line;
 mod supervisor;

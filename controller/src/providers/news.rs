@@ -29,12 +29,12 @@ pub(super) struct News {
 }
 
 /// The attempt that a receipt names by our own reference.
-pub(super) fn by_reference(receipt: &Receipt) -> Option<Known> {
+pub fn by_reference(receipt: &Receipt) -> Option<Known> {
     receipt.reference.as_deref().and_then(parse)
 }
 
 /// `slot` is of the sender that the message was sent to.
-pub(super) fn inbound_message(provider: ProviderId, slot: u8, inbound: Inbound, now_ms: u64) -> InboundMessage {
+pub fn inbound_message(provider: ProviderId, slot: u8, inbound: Inbound, now_ms: u64) -> InboundMessage {
     let mut text = String::from(inbound.text);
     let mut end = text.len().min(TEXT_BYTES_MAX);
     while !text.is_char_boundary(end) {

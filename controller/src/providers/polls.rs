@@ -16,7 +16,7 @@ const PAUSE_MS_MAX: u64 = 3_600_000;
 const AGE_MS_MAX: u64 = 3 * 86_400_000;
 
 #[derive(Debug)]
-pub(super) struct Polls {
+pub struct Polls {
     /// `None` for makers that cannot be asked.
     first_ms: Option<u64>,
     open: FxHashMap<Box<str>, Open>,
@@ -33,7 +33,7 @@ struct Open {
 
 impl Polls {
     /// Messages that are asked about; beyond, the oldest are not.
-    pub(super) const MAX: usize = 10_000;
+    pub const MAX: usize = 10_000;
 
     pub(super) fn new(provider: &Provider, reachable: bool) -> Self {
         let capabilities = provider.capabilities();
@@ -45,35 +45,36 @@ impl Polls {
         Self::with(capabilities.polls.then_some(first_ms))
     }
 
-    fn with(first_ms: Option<u64>) -> Self {
+    /// The first question so long after a message was taken; `None` for makers that cannot be asked.
+    pub fn with(first_ms: Option<u64>) -> Self {
         Self { first_ms, open: FxHashMap::default(), order: BTreeSet::new() }
     }
 
-    pub(super) fn sent(&mut self, id: &str, known: Known, now_ms: u64) {
+    pub fn sent(&mut self, id: &str, known: Known, now_ms: u64) {
         if let Some(first_ms) = self.first_ms {
             self.put(id, Open { known, sent_ms: now_ms, at_ms: now_ms + first_ms });
         }
     }
 
     /// From an earlier session.
-    pub(super) fn restored(&mut self, id: &str, known: Known, sent_ms: u64, now_ms: u64) {
+    pub fn restored(&mut self, id: &str, known: Known, sent_ms: u64, now_ms: u64) {
         if let Some(first_ms) = self.first_ms.filter(|_| !self.open.contains_key(id)) {
             self.put(id, Open { known, sent_ms, at_ms: (sent_ms + first_ms).max(now_ms) });
         }
     }
 
-    pub(super) fn known(&self, id: &str) -> Option<Known> {
+    pub fn known(&self, id: &str) -> Option<Known> {
         self.open.get(id).map(|open| open.known)
     }
 
     /// False when it was not open.
-    pub(super) fn settle(&mut self, id: &str) -> bool {
+    pub fn settle(&mut self, id: &str) -> bool {
         let open = self.open.remove(id);
         open.is_some_and(|open| self.order.remove(&(open.at_ms, id.into())))
     }
 
     /// Those to ask about now, `max` at most; each comes again later unless it is settled.
-    pub(super) fn due(&mut self, max: usize, now_ms: u64) -> Vec<Box<str>> {
+    pub fn due(&mut self, max: usize, now_ms: u64) -> Vec<Box<str>> {
         let due = self.order.iter().take_while(|(at_ms, _)| *at_ms <= now_ms).take(max);
         let due: Vec<Box<str>> = due.map(|(_, id)| id.clone()).collect();
         for id in &due {

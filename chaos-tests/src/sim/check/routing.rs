@@ -7,7 +7,7 @@ use flotilla_controller::domain::event::{Change, Changed};
 use flotilla_controller::domain::facts;
 use flotilla_controller::domain::message::{MessageState, Pin, Priority, Route};
 use flotilla_controller::store::Batch;
-use flotilla_protocol::id::{Epoch, MessageId, ShardId, TenantId};
+use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::Attempt;
 use flotilla_routing::ledger::Ledger;
 use flotilla_routing::settings::Limits;
@@ -26,6 +26,9 @@ const LATE_MS: u64 = 15_000;
 /// An urgent message that has waited so long, under a leader that has led so long, was in memory and could have gone.
 const WAITED_MS: u64 = 20_000;
 
+/// How codes of modems and of services begin.
+const REFUSALS: [&str; 2] = ["cms-", "maker-"];
+
 /// What a client has asked for.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
@@ -38,6 +41,8 @@ struct Asked {
 pub(super) struct Promises {
     asked: BTreeMap<MessageId, Asked>,
     limits: BTreeMap<Route, Limits>,
+    /// Of an account, over all its senders.
+    device_limits: BTreeMap<DeviceId, Limits>,
     /// What went out, by route: true time and segments.
     air: BTreeMap<Route, Vec<(Ms, u32)>>,
     /// Refused by the network for good, as the modem or provider has told.
@@ -67,25 +72,47 @@ impl Checker {
         self.promises.limits.insert(route, limits.clone());
     }
 
-    /// The network has refused an attempt for good.
+    /// What is set for all routes of an account together.
+    pub(in crate::sim) fn limited_as_a_whole(&mut self, device: DeviceId, limits: &Limits) {
+        self.promises.device_limits.insert(device, limits.clone());
+    }
+
+    pub(super) fn is_account(&self, device: DeviceId) -> bool {
+        self.promises.device_limits.contains_key(&device)
+    }
+
+    /// The network has refused an attempt for good, or given it up for good.
     pub(in crate::sim) fn refused_for_good(&mut self, attempt: Attempt) {
         self.promises.refused.insert(attempt);
     }
 
     /// Segments of an attempt go out on a route.
     pub(in crate::sim) fn goes_out(&mut self, attempt: Attempt, route: Route, segments: u8, now: Ms) {
+        // What is with a service is out of our hands: it was judged when it left.
+        if !route.is_provider() {
+            self.in_time(attempt, now);
+        }
+        let sent = self.promises.air.entry(route).or_default();
+        sent.push((now, u32::from(segments)));
+        let limits = self.promises.limits.get(&route);
+        if let Some(detail) = limits.and_then(|limits| over_budget(sent, limits, now)) {
+            self.violated("budget_never_exceeded", || format!("{:?}: {detail}", route.sim));
+        }
+        let Some(limits) = self.promises.device_limits.get(&route.device) else { return };
+        let of_device = self.promises.air.iter().filter(|(one, _)| one.device == route.device);
+        let sent: Vec<(Ms, u32)> = of_device.flat_map(|(_, sent)| sent.iter().copied()).collect();
+        if let Some(detail) = over_budget(&sent, limits, now) {
+            self.violated("budget_never_exceeded", || format!("all of {}: {detail}", route.device));
+        }
+    }
+
+    /// Nothing leaves us after its validity.
+    pub(super) fn in_time(&mut self, attempt: Attempt, now: Ms) {
         let id = attempt.message;
         let asked = self.promises.asked.get(&id).copied();
         if let Some(asked) = asked.filter(|asked| UNIX_START_MS + now > asked.expires_ms + LATE_MS) {
             let late_ms = UNIX_START_MS + now - asked.expires_ms;
-            self.violated("ends_by_its_validity", || format!("{id} is on the air {late_ms} ms after it"));
-        }
-        let sent = self.promises.air.entry(route).or_default();
-        sent.push((now, u32::from(segments)));
-        let Some(limits) = self.promises.limits.get(&route) else { return };
-        let found = over_budget(sent, limits, now);
-        if let Some(detail) = found {
-            self.violated("budget_never_exceeded", || format!("{:?}: {detail}", route.sim));
+            self.violated("ends_by_its_validity", || format!("{id} leaves {late_ms} ms after it"));
         }
     }
 
@@ -104,9 +131,10 @@ impl Checker {
     pub(super) fn may_change(&mut self, changed: &Changed, led_since: Ms, now: Ms) {
         let attempt = |number: &u16| Attempt { message: changed.message, number: *number };
         match &changed.change {
-            // Only the device's own word: a doubt may have come before it.
+            // Only the gateway's own word: a doubt may have come before it.
             Change::Returned { attempt: number, why, .. }
-                if why.code.starts_with("cms-") && self.promises.refused.contains(&attempt(number)) =>
+                if REFUSALS.iter().any(|refusal| why.code.starts_with(refusal))
+                    && self.promises.refused.contains(&attempt(number)) =>
             {
                 self.violated("no_permanent_failure_retried", || {
                     format!("{}/{number} was refused for good, and goes back to the queue", changed.message)

@@ -15,7 +15,7 @@ use crate::sim::client::ClientEvent;
 use crate::sim::device;
 use crate::sim::plan::{Party, Submit};
 use crate::sim::store::ready;
-use crate::sim::world::{Cx, Event, devices_of};
+use crate::sim::world::{Cx, Event};
 
 const CALL_TIMEOUT_MS: u64 = 10_000;
 
@@ -158,8 +158,8 @@ impl Node {
     fn submission(&mut self, submit: &Submit, now_ms: u64) -> Submission {
         let pin = match submit.pinned {
             Some(place) => {
-                let devices = devices_of(submit.tenant, self.size);
-                devices.get(place % devices.len().max(1)).map_or(Pin::Any, |device| Pin::Device(device::id(*device)))
+                let gateways = self.site.gateways_of(submit.tenant);
+                gateways.get(place % gateways.len().max(1)).map_or(Pin::Any, |gateway| Pin::Device(*gateway))
             }
             None => Pin::Any,
         };

@@ -253,6 +253,7 @@ impl Node {
         let woken = Arc::clone(&led.woken);
         let wake = Box::new(move || woken.store(true, Ordering::Relaxed));
         self.with_life(id, cx, |life, now| life.started(run, result, wake, now, None));
+        self.look_at_accounts(cx);
     }
 
     fn trouble(&mut self, id: u64, run: u64, cx: &mut Cx) {
@@ -299,6 +300,7 @@ impl Node {
             }
             let restored = ready(reads::restored(&*cx.store.rows(), shard, epoch, last_seq));
             let mut restored = restored.map_err(|error| error.to_string())?;
+            restored.tenants = self.site.tenants_of(shard, cx.store.shards());
             for batch in cx.store.read(shard, 0).map_err(|error| error.to_string())? {
                 let times = match cx.flaw {
                     Some(Flaw::ForgottenLedger) => 0,
@@ -315,6 +317,7 @@ impl Node {
         };
         match restored() {
             Ok(restored) => {
+                cx.check.starts(shard);
                 cx.log(|| format!("c{} leads shard {shard}, epoch {epoch}, from {last_seq}", self.number));
                 self.started(id, run, Ok(restored), cx);
             }

@@ -232,6 +232,7 @@ impl Node {
 
     /// A shard is not led here any more: its devices look for the next leader.
     pub(super) fn end_sessions(&mut self, led: u64, cx: &mut Cx) {
+        self.look_at_accounts(cx);
         let of = |link: &Link| link.session.as_ref().is_some_and(|session| session.led == led);
         let ids: Vec<u64> = self.mind.links.iter().filter(|(_, link)| of(link)).map(|(id, _)| *id).collect();
         for id in ids {
@@ -298,8 +299,9 @@ impl Node {
             }
         }
         for (device, session, frames) in early.into_iter().filter(|(.., frames)| !frames.is_empty()) {
-            if let Some(conn) = self.conn_of(device, session) {
-                self.write_frames(conn, &frames, cx);
+            match self.conn_of(device, session) {
+                Some(conn) => self.write_frames(conn, &frames, cx),
+                None => self.leak_to_account(device, session, frames),
             }
         }
         self.promise_early(led, cx);
