@@ -15,7 +15,8 @@ use crate::route::Route;
 pub struct Charge {
     pub route: Route,
     pub segments: u8,
-    /// When they left (Unix ms): the device's account of it, held between dispatch and now.
+    /// When they left (Unix ms): the device's account of it, held between dispatch and now. Of segments that may leave later,
+    /// and of which nobody may ever tell, the latest time: at most [`crate::ledger::AHEAD_MS`] after now.
     pub at_ms: u64,
     /// A hash of the recipient, for limits by recipient; see [`recipient_hash`].
     pub recipient: u64,

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::{Counters, Ledger, RouteState, TenantState};
 use crate::route::Route;
 
-/// Grows with each change of what is stored. Never used again for anything else.
-const VERSION: u8 = 1;
+/// Grows with each change of what is stored. Never used again for anything else. Version 2 is version 1 with more slots in its
+/// sliding windows.
+const VERSION: u8 = 2;
+const OLDEST: u8 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -59,7 +61,7 @@ impl Ledger {
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, LedgerError> {
         let (version, bytes) = bytes.split_first().ok_or(LedgerError::Empty)?;
-        if *version != VERSION {
+        if !(OLDEST..=VERSION).contains(version) {
             return Err(LedgerError::Version { version: *version });
         }
         let read: Read = postcard::from_bytes(bytes).map_err(LedgerError::Damaged)?;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::recipients::Distinct;
-use super::sliding::Sliding;
+use super::sliding::{Hour, Minute};
 use crate::Micros;
 use crate::fact::Charge;
 use crate::limits::civil;
@@ -23,8 +23,8 @@ const WINDOWS_KEPT_MS: u64 = 2 * 3_600_000;
 /// Small while idle: what slides is allocated with the first charge, and dropped two hours after the last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counters {
-    minute: Sliding<1_000>,
-    hour: Sliding<60_000>,
+    minute: Minute,
+    hour: Hour,
     /// The newest first.
     days: Vec<(i32, u32)>,
     /// The newest first.
@@ -49,8 +49,8 @@ struct MonthUse {
 
 impl Counters {
     pub const EMPTY: Self = Self {
-        minute: Sliding::EMPTY,
-        hour: Sliding::EMPTY,
+        minute: Minute::EMPTY,
+        hour: Hour::EMPTY,
         days: Vec::new(),
         months: Vec::new(),
         last_charge_ms: 0,
@@ -96,11 +96,11 @@ impl Counters {
         self.hour.used(now_ms)
     }
 
-    pub(crate) fn minute(&self) -> &Sliding<1_000> {
+    pub(crate) fn minute(&self) -> &Minute {
         &self.minute
     }
 
-    pub(crate) fn hour(&self) -> &Sliding<60_000> {
+    pub(crate) fn hour(&self) -> &Hour {
         &self.hour
     }
 

@@ -37,6 +37,7 @@ use crate::settings::RecipientLimit;
 pub use codec::LedgerError;
 pub use counters::{Counters, FORGOTTEN_AFTER_MS};
 pub use recipients::{FOLLOWED_MAX, RECIPIENTS_MAX};
+pub use sliding::AHEAD_MS;
 pub use sticky::STICKY_MAX;
 
 /// How often everything is looked through for what has become old.
@@ -220,8 +221,8 @@ impl Ledger {
 
     /// Forgets what is too old to matter. By the facts' own time, so that every copy forgets the same.
     fn sweep(&mut self) {
-        let now_ms = self.newest_ms;
-        self.swept_ms = now_ms;
+        let now_ms = self.newest_ms.saturating_sub(AHEAD_MS);
+        self.swept_ms = self.newest_ms;
         self.routes.retain(|_, known| {
             let charged = known.counters.prune(now_ms);
             charged || known.health.last_ms().is_some_and(|last| last.saturating_add(FORGOTTEN_AFTER_MS) > now_ms)

@@ -7,6 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smallvec::SmallVec;
 
+use super::sliding::AHEAD_MS;
 use crate::settings::RecipientLimit;
 
 /// Different recipients of a month that are told apart, for each scope. A limit may not be greater.
@@ -148,14 +149,16 @@ impl Followed {
             return;
         }
         let at_s = seconds_up(at_ms);
+        // The time is that long ago at least: a charge may be dated ahead.
+        let passed_ms = at_ms.saturating_sub(AHEAD_MS);
         if self.times.len() >= most && at_s >= self.cleared_s.saturating_add((FULL_RETRY_MS / 1_000) as u32) {
             self.cleared_s = at_s;
-            self.prune(at_ms);
+            self.prune(passed_ms);
         }
         let times = self.times.entry(recipient).or_default();
         let at = times.partition_point(|time| *time <= at_s);
         times.insert(at, at_s);
-        let passed = times.iter().take_while(|time| lapses_ms(**time, window_s) <= at_ms).count();
+        let passed = times.iter().take_while(|time| lapses_ms(**time, window_s) <= passed_ms).count();
         times.drain(..passed.max(times.len().saturating_sub(TIMES_MAX)).min(times.len() - 1));
     }
 
@@ -264,7 +267,7 @@ mod tests {
         followed.add(99, NOW_MS, LIMIT.window_s, 10);
         assert_eq!(followed.len(), 11);
         // The window is over: the next charge clears them out.
-        let later_ms = NOW_MS + 600_000;
+        let later_ms = NOW_MS + 600_000 + AHEAD_MS;
         followed.add(5, later_ms, LIMIT.window_s, 10);
         assert_eq!((followed.len(), until(&followed, 98, later_ms)), (1, Wait::No));
     }

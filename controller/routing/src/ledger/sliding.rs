@@ -2,37 +2,55 @@
 //!
 //! Counting whole slots makes the count an upper bound of what the exact window holds, so a limit is never passed; room comes
 //! back at most one slot later than it could.
+//!
+//! A charge may be dated ahead, by [`AHEAD_MS`] at most: when segments may leave until then and nobody will tell. So more
+//! slots are kept than the window has: what is dated ahead must not push out what the window still holds.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Slots that a window covers.
+/// How far a charge may be dated after the event that tells it.
+pub const AHEAD_MS: u64 = 64_000;
+
+/// Slots that a window covers, and the one that it is leaving.
+const COVERED: u64 = WINDOW + 1;
 const WINDOW: u64 = 60;
-/// Slots that are kept: the window's, and the one that it is leaving.
-const KEPT: u64 = WINDOW + 1;
+
+pub(crate) type Minute = Sliding<1_000, { kept(1_000) }>;
+pub(crate) type Hour = Sliding<60_000, { kept(60_000) }>;
+
+/// Slots that are kept: those of a window, and those that charges may be ahead of it.
+const fn kept(slot_ms: u64) -> usize {
+    (COVERED + AHEAD_MS.div_ceil(slot_ms)) as usize
+}
 
 /// The newest slots of `SLOT_MS` milliseconds each. Nothing is allocated before the first charge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sliding<const SLOT_MS: u64> {
-    ring: Option<Box<Ring>>,
+pub(crate) struct Sliding<const SLOT_MS: u64, const KEPT: usize> {
+    ring: Option<Box<Ring<KEPT>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Ring {
+struct Ring<const KEPT: usize> {
     /// The newest slot, counted from the Unix epoch.
     newest: u64,
-    /// By slot number modulo [`KEPT`].
-    counts: [u32; KEPT as usize],
+    /// By slot number modulo `KEPT`.
+    counts: [u32; KEPT],
 }
 
-impl Ring {
+impl<const KEPT: usize> Ring<KEPT> {
     fn at(&self, slot: u64) -> u32 {
-        self.counts[(slot % KEPT) as usize]
+        self.counts[(slot % KEPT as u64) as usize]
+    }
+
+    /// The oldest slot that is kept.
+    fn oldest(&self) -> u64 {
+        (self.newest + 1).saturating_sub(KEPT as u64)
     }
 
     /// Slots from this one on which are kept, the oldest first.
-    fn since(&self, slot: u64) -> impl Iterator<Item = u64> + use<> {
-        slot.max((self.newest + 1).saturating_sub(KEPT))..=self.newest
+    fn since(&self, slot: u64) -> impl Iterator<Item = u64> + use<KEPT> {
+        slot.max(self.oldest())..=self.newest
     }
 
     fn sum_since(&self, slot: u64) -> u64 {
@@ -40,23 +58,23 @@ impl Ring {
     }
 }
 
-impl<const SLOT_MS: u64> Sliding<SLOT_MS> {
+impl<const SLOT_MS: u64, const KEPT: usize> Sliding<SLOT_MS, KEPT> {
     pub(crate) const EMPTY: Self = Self { ring: None };
 
     /// Charges that are older than everything kept count in the oldest slot. They are outside the window by then, or the clock
-    /// went back, and then they must not be lost; so at most one slot is counted for too long.
+    /// went back, and then they must not be lost.
     pub(crate) fn add(&mut self, at_ms: u64, segments: u32) {
         let slot = at_ms / SLOT_MS;
-        let ring = self.ring.get_or_insert_with(|| Box::new(Ring { newest: slot, counts: [0; KEPT as usize] }));
+        let ring = self.ring.get_or_insert_with(|| Box::new(Ring { newest: slot, counts: [0; KEPT] }));
         if slot > ring.newest {
-            let cleared = (slot - ring.newest).min(KEPT);
+            let cleared = (slot - ring.newest).min(KEPT as u64);
             for passed in slot + 1 - cleared..=slot {
-                ring.counts[(passed % KEPT) as usize] = 0;
+                ring.counts[(passed % KEPT as u64) as usize] = 0;
             }
             ring.newest = slot;
         }
-        let slot = slot.max((ring.newest + 1).saturating_sub(KEPT));
-        let count = &mut ring.counts[(slot % KEPT) as usize];
+        let slot = slot.max(ring.oldest());
+        let count = &mut ring.counts[(slot % KEPT as u64) as usize];
         *count = count.saturating_add(segments);
     }
 
@@ -79,7 +97,7 @@ impl<const SLOT_MS: u64> Sliding<SLOT_MS> {
             used <= u64::from(allowed)
         });
         // The window has left a slot when it has left its last millisecond.
-        (last.unwrap_or(ring.newest) + KEPT) * SLOT_MS - 1
+        (last.unwrap_or(ring.newest) + COVERED) * SLOT_MS - 1
     }
 
     /// Drops everything when the newest charge is older than this.
@@ -102,7 +120,7 @@ struct Stored {
     slots: Vec<(u8, u32)>,
 }
 
-impl<const SLOT_MS: u64> Serialize for Sliding<SLOT_MS> {
+impl<const SLOT_MS: u64, const KEPT: usize> Serialize for Sliding<SLOT_MS, KEPT> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let stored = self.ring.as_ref().map(|ring| Stored {
             newest: ring.newest,
@@ -116,17 +134,17 @@ impl<const SLOT_MS: u64> Serialize for Sliding<SLOT_MS> {
     }
 }
 
-impl<'de, const SLOT_MS: u64> Deserialize<'de> for Sliding<SLOT_MS> {
+impl<'de, const SLOT_MS: u64, const KEPT: usize> Deserialize<'de> for Sliding<SLOT_MS, KEPT> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Some(stored) = Option::<Stored>::deserialize(deserializer)? else { return Ok(Self::EMPTY) };
-        if stored.newest > u64::MAX / SLOT_MS - KEPT {
+        if stored.newest > u64::MAX / SLOT_MS - KEPT as u64 {
             return Err(D::Error::custom("a slot beyond all times"));
         }
-        let mut ring = Ring { newest: stored.newest, counts: [0; KEPT as usize] };
+        let mut ring = Ring { newest: stored.newest, counts: [0; KEPT] };
         for (back, segments) in stored.slots {
-            let slot = ring.newest.checked_sub(u64::from(back)).filter(|_| u64::from(back) < KEPT);
+            let slot = ring.newest.checked_sub(u64::from(back)).filter(|_| usize::from(back) < KEPT);
             let slot = slot.ok_or_else(|| D::Error::custom("a slot outside of its window"))?;
-            ring.counts[(slot % KEPT) as usize] = segments;
+            ring.counts[(slot % KEPT as u64) as usize] = segments;
         }
         Ok(Self { ring: Some(Box::new(ring)) })
     }

@@ -8,6 +8,7 @@ use flotilla_protocol::id::{DeviceId, SimId};
 use flotilla_protocol::wire::{Attempt, Dispatch, Down, ErrorClass};
 use flotilla_routing::choice::{Candidate, Choice, Why};
 use flotilla_routing::fact::recipient_hash;
+use flotilla_routing::ledger::AHEAD_MS;
 use flotilla_routing::table::Marked;
 use smallvec::{SmallVec, smallvec};
 
@@ -312,11 +313,19 @@ pub(super) struct Back {
     pub(super) undelivered: bool,
 }
 
-/// Segments of an attempt that have left, or may have, and when (Unix ms).
+/// Segments of an attempt that have left, or may have, and when at the latest (Unix ms).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Left {
     pub(super) segments: u8,
     pub(super) at_ms: u64,
+}
+
+impl Left {
+    /// Its device may hand it over until the lease is over, and may never tell: a window has to hold it until then.
+    pub(super) fn until_lease(segments: u8, flight: &Flight, now: Now) -> Self {
+        let lease_ms = flight.lease_ms.saturating_sub(now.mono_ms);
+        Self { segments, at_ms: now.unix_ms + lease_ms.min(AHEAD_MS) }
+    }
 }
 
 /// A grant does not outlive the message.

@@ -62,20 +62,21 @@ impl Machine {
         let route = message.route;
         let number = Attempt { message: message.id, number: attempt };
         let mut left = None;
-        let whole = Left { segments: message.segments, at_ms: now.unix_ms };
+        let segments = message.segments;
         let (code, text) = match message.state {
             MessageState::Scheduled | MessageState::Queued => (codes::VALIDITY_OVER, "not sent within its validity"),
             MessageState::Dispatching | MessageState::Unknown => {
                 let device = route.and_then(|route| self.devices.get(&route.device));
                 let flight = device.and_then(|device| device.flights.get(&number));
                 let never_granted = flight.is_some_and(|flight| flight.grant == Grant::No);
+                let whole = flight.map(|flight| Left::until_lease(segments, flight, now));
                 if let Some(route) = route {
                     self.give_up(route.device, number, now);
                 }
                 if never_granted {
                     (codes::VALIDITY_OVER, "not sent within its validity")
                 } else {
-                    left = Some(whole);
+                    left = whole.or(Some(Left { segments, at_ms: now.unix_ms }));
                     (codes::IN_DOUBT, "its device has not told whether it was sent")
                 }
             }

@@ -84,8 +84,8 @@ impl Machine {
         }
         match duplicates {
             Duplicates::Never if state == MessageState::Dispatching => {
-                let left =
-                    self.messages.get(slot).map(|message| Left { segments: message.segments, at_ms: now.unix_ms });
+                let segments = self.messages.get(slot).map(|message| message.segments);
+                let left = segments.map(|segments| Left::until_lease(segments, &flight, now));
                 self.record_left(slot, Change::Doubted { attempt: attempt.number, route, lost: false }, left, now);
             }
             Duplicates::Never => {}

@@ -245,6 +245,40 @@ proptest! {
         prop_assert_eq!(counters.last_charge_ms(), Some(START_MS + newest_ms));
     }
 
+    /// Attempts that nobody will tell of are charged for when their lease ends; what has left before stays in its windows.
+    #[test]
+    fn what_is_dated_ahead_makes_no_window_forget(
+        charges in proptest::collection::vec((0..4_000_000u64, 0..=AHEAD_MS, 1..4u8, 0..3u64), 1..120),
+        window_s in 1..4_000u32,
+    ) {
+        let mut charges = charges;
+        charges.sort_unstable();
+        let mut ledger = Ledger::default();
+        for (told_ms, ahead_ms, segments, recipient) in &charges {
+            let charge = charge(START_MS + told_ms + ahead_ms, *segments, *recipient);
+            ledger.apply(&charged(Charge { recipient_window_s: window_s, ..charge }));
+            let counters = ledger.counters(Scope::Route(route(1)));
+            let told = charges.iter().take_while(|(at, ..)| at <= told_ms);
+            let inside = |length_ms: u64| -> u32 {
+                let inside = told.clone().filter(|(at, ahead, ..)| at + ahead + length_ms > *told_ms);
+                inside.map(|(_, _, segments, _)| u32::from(*segments)).sum()
+            };
+            let now_ms = START_MS + told_ms;
+            let known = charges.iter().filter(|(at, ..)| at == told_ms).count();
+            if known == 1 {
+                prop_assert!(counters.last_minute(now_ms) >= inside(60_000));
+                prop_assert!(counters.last_hour(now_ms) >= inside(3_600_000));
+                let mine = |(at, ahead, _, to): &&(u64, u64, u8, u64)| {
+                    to == recipient && at + ahead + u64::from(window_s) * 1_000 > *told_ms
+                };
+                let count = told.clone().filter(mine).count().min(100) as u16;
+                let limit = RecipientLimit { messages: count, window_s };
+                let room = ledger.recipient_room(tenant(1), recipient_hash(*recipient), limit, 0, now_ms);
+                prop_assert!(count == 100 || matches!(room, Room::Until { .. }), "{count} of {limit:?}: {room:?}");
+            }
+        }
+    }
+
     /// A clock that is put back by some minutes frees no minute that is full.
     #[test]
     fn a_clock_that_is_put_back_frees_nothing(back_ms in 0..600_000u64, before in 1..20u8, after in 1..20u8) {

@@ -269,6 +269,38 @@ fn a_route_with_a_gap_sends_one_at_a_time() {
     }
 }
 
+/// Its link breaks, and it hands over what it was granted at the last moment of the lease: nobody hears of it until it is back.
+#[test]
+fn what_a_lost_device_may_still_send_is_in_the_minute_and_the_gap_until_its_lease_ends() {
+    for limits in [
+        Limits { per_minute: Some(2), ..Limits::default() },
+        Limits { gap_ms: Some(60_000), ..Limits::default() },
+        Limits { per_hour: Some(2), ..Limits::default() },
+    ] {
+        let window_ms = if limits.per_hour.is_some() { 60 * MINUTE } else { MINUTE };
+        let mut rig = Rig::new();
+        let sims = [limited(1, limits)];
+        rig.up(1, 8, &sims);
+        let ids: Vec<_> = (0..4).map(|_| rig.accept(|_| {})).collect();
+        let under_way: Vec<_> = ids.iter().copied().filter(|id| rig.state(*id) == Dispatching).collect();
+        rig.pass(1_000);
+        rig.down(1);
+        rig.pass(58_000);
+        let sent_ms = rig.now.unix_ms;
+        rig.connect(1, 8, &sims);
+        for id in &under_way {
+            rig.report(1, ReportKind::Sent { attempt: attempt(*id, 1), segments: 1 });
+        }
+        rig.held(1, vec![]);
+        let waiting = |rig: &Rig| ids.iter().filter(|id| rig.state(**id) == Queued).count();
+        let left = waiting(&rig);
+        rig.pass(sent_ms + window_ms - 1 - rig.now.unix_ms);
+        assert_eq!(waiting(&rig), left, "within {window_ms} ms of what was handed over last");
+        rig.pass(2_000 + MINUTE);
+        assert!(waiting(&rig) < left, "the lease was over soon after");
+    }
+}
+
 #[test]
 fn a_message_that_can_never_go_fails_with_its_reason() {
     let mut rig = Rig::new();
