@@ -94,6 +94,10 @@ pub struct RouteSettings {
     pub held: bool,
     /// 0 to 100: the share of new work beside equals. 100 unless set; 0 only when nothing else fits.
     pub weight: u8,
+    /// What is left on it, as people or the account's maker have told last.
+    pub balance: Option<Micros>,
+    /// A balance that is not above this is low.
+    pub low_balance: Option<Micros>,
 }
 
 impl Default for RouteSettings {
@@ -113,6 +117,8 @@ impl Default for RouteSettings {
             unicode: true,
             held: false,
             weight: 100,
+            balance: None,
+            low_balance: None,
         }
     }
 }

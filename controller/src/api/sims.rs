@@ -301,7 +301,8 @@ pub async fn patch(
 ) -> Result<Response, Problem> {
     let by = who.caller.by(api.now_ms());
     let (sim, before) = api.sims.change(who.tenant, id, patch.change(), by).await.map_err(problem)?;
-    if sim.settings != before.settings {
+    let left = |sim: &Sim| sim.balance.map(|balance| balance.amount);
+    if sim.settings != before.settings || left(&sim) != left(&before) {
         api.routing_changed().await?;
     }
     tell_low_balance(&api, &sim, &before);

@@ -173,6 +173,9 @@ impl Sims {
                     let changed = fields_of_change(&before.settings, &after.settings);
                     let detail = serde_json::json!({ "settings": changed }).to_string();
                     audit::write(tx, &audit::Act { detail, ..by.act(Some(tenant), "sim.change", sim) })?;
+                }
+                let amount = |sim: &Sim| sim.balance.map(|balance| balance.amount);
+                if after.settings != before.settings || amount(&after) != amount(&before) {
                     routing::touch(tx, tenant)?;
                 }
                 write(tx, &after)?;

@@ -271,6 +271,9 @@ impl Provider {
             sender: Some(sender.from.clone()),
             unicode: true,
             weight: sender.weight,
+            // What is owed is nothing left.
+            balance: self.noted.balance.as_ref().map(|noted| Micros(u64::try_from(noted.micros).unwrap_or(0))),
+            low_balance: self.settings.low_balance,
             ..RouteSettings::default()
         }
     }

@@ -184,7 +184,7 @@ fn device(vitals: &Vitals, unix_ms: u64, sum: &mut Sum) {
     if let Some(balance) = vitals.balance {
         let points = match vitals.low_balance {
             _ if balance == Micros::ZERO => BALANCE_NONE,
-            Some(low) if balance < low => BALANCE_LOW,
+            Some(low) if balance <= low => BALANCE_LOW,
             _ => 0.0,
         };
         sum.take(ReasonName::Balance, points, balance.0 as f64 / 1_000_000.0);

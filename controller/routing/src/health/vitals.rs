@@ -14,7 +14,7 @@ pub struct Vitals {
     pub battery_percent: Option<u8>,
     pub charging: Option<bool>,
     pub balance: Option<Micros>,
-    /// Below this a balance is low.
+    /// A balance that is not above this is low.
     pub low_balance: Option<Micros>,
 }
 

@@ -67,6 +67,7 @@ pub(super) struct Entry {
     pub(super) segments: u32,
     /// Its circuit is closed.
     pub(super) closed: bool,
+    /// What its device tells live.
     pub(super) vitals: Option<Vitals>,
     pub(super) places: Places,
     /// Whether it had room when it was looked at last, for urgent messages and for others.
@@ -195,6 +196,15 @@ impl Entry {
         self.settings = settings;
         self.calendar = Calendar::default();
         self.score.set(Scored::default());
+    }
+
+    /// What its device tells live, and what is left on it.
+    pub(super) fn vitals(&self) -> Option<Vitals> {
+        let RouteSettings { balance, low_balance, .. } = *self.settings;
+        if balance.is_none() {
+            return self.vitals;
+        }
+        Some(Vitals { balance, low_balance, ..self.vitals.unwrap_or_default() })
     }
 
     pub(super) fn is_provider(&self) -> bool {

@@ -118,7 +118,7 @@ fn route_seen(
     let now = search.view.now;
     let drawn = search.drawn(key, entry, device);
     let health = search.view.ledger.health(&entry.route);
-    let health = score(health.unwrap_or(&Health::default()), entry.vitals.as_ref(), now.unix_ms);
+    let health = score(health.unwrap_or(&Health::default()), entry.vitals().as_ref(), now.unix_ms);
     let candidate = search.candidate;
     let recipient = recipient_hash(candidate.to.as_u64());
     let learned = search.seen(entry).map(|seen| Drawn { draw: seen.draw(search.number_for(entry)), seen });

@@ -79,7 +79,7 @@ impl Table {
         RouteHealth {
             route: entry.route,
             online: entry.online,
-            score: score(health.unwrap_or(&Health::default()), entry.vitals.as_ref(), now.unix_ms),
+            score: score(health.unwrap_or(&Health::default()), entry.vitals().as_ref(), now.unix_ms),
             outcomes: health.map(|health| health.view(now.unix_ms)),
             circuit: circuit.map_or(Position::Closed, |circuit| circuit.position(now.unix_ms)),
             circuit_because: circuit.and_then(|circuit| circuit.because()),

@@ -7,13 +7,13 @@ use flotilla_protocol::wire::Telemetry;
 use super::blocks::{State, View, mono_ms};
 use super::entry::{Device, Entry, Key, Mood};
 use super::{Marked, Pause, RouteDevice, RouteSim, Table};
+use crate::Now;
 use crate::circuit::Circuit;
 use crate::fact::Fact;
 use crate::health::Vitals;
 use crate::ledger::{Applied, Scope};
 use crate::limits::Ask;
 use crate::route::Route;
-use crate::{Micros, Now};
 
 impl Table {
     /// A device or account is there, or has changed. What it carries stays counted.
@@ -276,19 +276,10 @@ impl Table {
         let Some(device) = self.devices.get(&device) else { return };
         for key in device.routes.clone() {
             let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.online) else { continue };
-            let former = entry.vitals.unwrap_or_default();
-            let present = Vitals::of(telemetry, entry.slot, now.unix_ms);
-            entry.vitals = Some(Vitals { balance: former.balance, low_balance: former.low_balance, ..present });
+            entry.vitals = Some(Vitals::of(telemetry, entry.slot, now.unix_ms));
             entry.score.set(Default::default());
             self.note_score(key, now);
         }
-    }
-
-    /// What is left on a SIM or an account, and below what it is little.
-    pub fn balance(&mut self, route: Route, balance: Option<Micros>, low_balance: Option<Micros>) {
-        let Some(entry) = self.by_route.get(&route).and_then(|key| self.entries.get_mut(*key)) else { return };
-        entry.vitals = Some(Vitals { balance, low_balance, ..entry.vitals.unwrap_or_default() });
-        entry.score.set(Default::default());
     }
 
     /// Rests a SIM that could not send; answers until when (monotonic).

@@ -178,7 +178,7 @@ fn health_score(search: &Search<'_>, entry: &Entry) -> u8 {
 
 /// The health score of a route, made anew. One that nothing is known of is healthy.
 pub(super) fn fresh_score(health: Option<&Health>, entry: &Entry, now: Now) -> u8 {
-    match (health, &entry.vitals) {
+    match (health, entry.vitals()) {
         (None, None) => 100,
         (Some(health), vitals) => score(health, vitals.as_ref(), now.unix_ms).value,
         (None, vitals) => score(&Health::default(), vitals.as_ref(), now.unix_ms).value,

@@ -519,6 +519,8 @@ async fn makers_are_asked_and_low_balances_are_told() {
         }
     };
     assert_eq!((&low["provider"], &low["amount"], &low["currency"]), (&provider["id"], &json!("1.5"), &json!("USD")));
+    let is_low = |health: &Value| health["routes"][0]["score"]["reasons"][0]["name"] == "balance";
+    world.until("/v1/fleet/health", is_low).await;
     let message = world.send("hello").await;
     world.until_state(&message, "delivered").await;
     world.node.shutdown().await;

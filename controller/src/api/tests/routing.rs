@@ -237,6 +237,28 @@ async fn rules_choose_plans_and_say_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_low_balance_takes_points_and_is_shown_with_its_reason() {
+    let world = World::new().await;
+    let _device = Device::new(&world).await;
+    let sim = sim_of(&world).await;
+    let health = async || world.call(world.get("/v1/fleet/health", &world.key)).await.body["routes"][0].clone();
+    assert_eq!(health().await["score"]["value"], 100);
+    for (told, points) in [(json!("3"), None), (json!("2.5"), Some(10)), (json!("0"), Some(30)), (json!(null), None)] {
+        let changed = change_sim(&world, &sim, json!({"balance": told, "low_balance": "2.5"})).await;
+        assert_eq!(changed.status, 200, "{changed:?}");
+        let seen = health().await;
+        assert_eq!(seen["score"]["value"], 100 - points.unwrap_or(0), "{told}: {seen}");
+        let why = explain(&world, json!({"to": "+255712345678", "text": "one"})).await["routes"][0].clone();
+        for reasons in [&seen["score"]["reasons"], &why["health_reasons"]] {
+            let reason = reasons.as_array().unwrap().first();
+            let shown = reason.map(|reason| (reason["name"].clone(), reason["points"].clone()));
+            assert_eq!(shown, points.map(|points| (json!("balance"), json!(points))), "{told}: {reasons}");
+        }
+    }
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_spent_budget_is_told_and_stops() {
     let world = World::new().await;
     let mut device = Device::new(&world).await;

@@ -71,6 +71,8 @@ pub fn resolve(sim: &Sim, around: &Surroundings) -> RouteSettings {
         unicode: true,
         held: sim.held,
         weight: own.weight.unwrap_or(WEIGHT_DEFAULT),
+        balance: sim.balance.map(|balance| balance.amount),
+        low_balance: own.low_balance,
     }
 }
 

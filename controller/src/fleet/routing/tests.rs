@@ -115,16 +115,21 @@ async fn changes_are_numbered_over_all_tenants() {
         let phone = device(&*catalog, a, 1, "Android 15").await;
         let sim = card(&*catalog, a, phone, CARD).await;
         let sims = Sims::new(Arc::clone(&catalog));
-        let named = Change { name: Some("front".into()), balance: Some(Some(Micros(5))), ..Change::default() };
+        let named = Change { name: Some("front".into()), ..Change::default() };
         let (changed, before) = sims.change(a, sim, named, by()).await.unwrap();
-        assert_eq!(
-            (changed.name.as_str(), changed.balance.unwrap().amount, before.balance),
-            ("front", Micros(5), None)
-        );
+        assert_eq!((changed.name.as_str(), before.name.as_str()), ("front", ""));
         assert_eq!(changes_after(&*catalog, 3).await.unwrap(), [], "a name concerns no route");
+        let told = Change { balance: Some(Some(Micros(5))), ..Change::default() };
+        let (changed, before) = sims.change(a, sim, told.clone(), by()).await.unwrap();
+        assert_eq!((changed.balance.unwrap().amount, before.balance), (Micros(5), None));
+        assert_eq!(changes_after(&*catalog, 3).await.unwrap(), [(a, 4)], "it counts in the score");
+        let resolved = catalog.read(move |tx| of_tenant(tx, a)).await.unwrap().1;
+        assert_eq!(resolved[&sim].balance, Some(Micros(5)));
+        sims.change(a, sim, told, by()).await.unwrap();
+        assert_eq!(changes_after(&*catalog, 4).await.unwrap(), [], "the same once more changes nothing");
         let settings = SettingsChange { weight: Some(Some(7)), ..SettingsChange::default() };
         sims.change(a, sim, Change { settings, ..Change::default() }, by()).await.unwrap();
-        assert_eq!(changes_after(&*catalog, 3).await.unwrap(), [(a, 4)]);
+        assert_eq!(changes_after(&*catalog, 4).await.unwrap(), [(a, 5)]);
         let wrong = SettingsChange { weight: Some(Some(101)), ..SettingsChange::default() };
         let refused =
             sims.change(a, sim, Change { settings: wrong, name: Some("x".into()), balance: None }, by()).await;

@@ -44,11 +44,24 @@ impl State {
         let is_low = live.falls_low(noted.micros, low);
         live.noted.balance = Some(noted.clone());
         drop(live);
+        self.set_balance(noted.clone());
         self.noted_dirty = true;
         self.keep_noted();
         if is_low {
             let event = FleetEvent::ProviderLowBalance { provider: self.provider.id, balance: noted };
             self.parts.events.publish(self.tenant(), event);
+        }
+    }
+
+    /// It counts in the score of the account's senders.
+    fn set_balance(&mut self, noted: NotedBalance) {
+        let mut provider = (*self.provider).clone();
+        let former = provider.noted.balance.replace(noted).map(|former| former.micros);
+        let changed = former != provider.noted.balance.as_ref().map(|noted| noted.micros);
+        self.provider = Arc::new(provider);
+        if changed {
+            self.slots.set(&self.provider);
+            self.tell_change();
         }
     }
 

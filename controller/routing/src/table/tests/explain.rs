@@ -51,6 +51,35 @@ fn rules_routes_and_reasons_are_told_and_the_choice_is_the_one_that_is_made() {
     assert_eq!(told.choice, expected);
 }
 
+/// It is no news of the device: it stays what it was told while the device is away, and whatever that tells.
+#[test]
+fn a_balance_counts_in_the_score_until_another_is_told() {
+    let mut table = table();
+    let with = |balance| RouteSettings { balance, low_balance: Some(Micros(5)), ..RouteSettings::default() };
+    for (balance, points) in [(None, 0), (Some(Micros(6)), 0), (Some(Micros(5)), 10), (Some(Micros(0)), 30)] {
+        let tell = |table: &mut Table| {
+            set(table, RouteKind::Sim, 1, 8, SmallVec::from_iter([one(1, true, with(balance))]), at(0));
+        };
+        let check = |table: &mut Table| {
+            let health = table.health_of(route(1, 1), at(5)).unwrap().score;
+            assert_eq!((health.value, health.reasons.len()), (100 - points, usize::from(points > 0)), "{balance:?}");
+            let told = table.explain(&classify(None), &candidate(Priority::Normal, Pin::Any, None), at(5));
+            assert_eq!(told.routes[0].health_reasons, health.reasons.to_vec());
+            let expected = 0.6 * f32::from(100 - points);
+            assert!((told.routes[0].parts.health - expected).abs() < 0.01, "{:?}", told.routes[0].parts);
+        };
+        tell(&mut table);
+        check(&mut table);
+        let telemetry = flotilla_protocol::wire::Telemetry::default();
+        table.telemetry(device(1), &telemetry, at(5));
+        check(&mut table);
+        table.remove_device(device(1), at(5));
+        check(&mut table);
+        tell(&mut table);
+        check(&mut table);
+    }
+}
+
 #[test]
 fn a_plan_that_does_not_exist_is_refused_and_named() {
     let mut table = table();
