@@ -242,8 +242,11 @@ pub(crate) fn in_devices(tx: &mut dyn Tx, tenant: TenantId) -> Result<Vec<Sim>, 
     tx.query(&sql, sql_params![tenant])?.iter().map(sim_of).collect()
 }
 
-fn get(tx: &mut dyn Tx, tenant: TenantId, sim: SimId) -> Result<Sim, SimError> {
+pub(crate) fn find(tx: &mut dyn Tx, tenant: TenantId, sim: SimId) -> Result<Option<Sim>, SqlError> {
     let sql = format!("SELECT {COLUMNS} FROM sims WHERE id = $1 AND tenant = $2");
-    let row = tx.query_one(&sql, sql_params![sim, tenant])?.ok_or(SimError::NotFound)?;
-    Ok(sim_of(&row)?)
+    tx.query_one(&sql, sql_params![sim, tenant])?.map(|row| sim_of(&row)).transpose()
+}
+
+fn get(tx: &mut dyn Tx, tenant: TenantId, sim: SimId) -> Result<Sim, SimError> {
+    find(tx, tenant, sim)?.ok_or(SimError::NotFound)
 }

@@ -48,12 +48,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use flotilla_protocol::id::{DeviceId, TenantId};
+use flotilla_protocol::id::{DeviceId, SimId, TenantId};
 use flotilla_protocol::wire::{Down, Refusal, Settings};
+use flotilla_routing::table::KnownRoute;
 use parking_lot::Mutex;
 use quinn::Endpoint;
 use ractor::{Actor, ActorCell};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -66,7 +67,7 @@ use crate::fleet::deny::DenyList;
 use crate::fleet::devices::Devices;
 use crate::fleet::enrollments::Enrollments;
 use crate::fleet::sims::HoldNewSims;
-use crate::store::{Catalog, SqlError};
+use crate::store::Catalog;
 
 use keys::EndpointKeys;
 use limits::{Addresses, Bucket};
@@ -291,9 +292,20 @@ impl GatewayHandle {
         })
     }
 
-    /// Reads again what the SIMs of a tenant's connected devices may do, and tells its shard what has changed.
-    pub async fn refresh_settings(&self, tenant: TenantId) -> Result<(), SqlError> {
-        settings::refresh(&self.context, tenant).await
+    /// What the SIMs of a tenant may do, as of the change of this number: its shard is told what is another for those that are
+    /// connected here. Those that are not are answered.
+    pub fn refresh_settings(
+        &self,
+        tenant: TenantId,
+        number: u64,
+        routes: FxHashMap<SimId, KnownRoute>,
+    ) -> Vec<KnownRoute> {
+        settings::refresh(&self.context, tenant, number, routes)
+    }
+
+    /// Whether a device of the tenant is connected.
+    pub fn has_links(&self, tenant: TenantId) -> bool {
+        settings::has_links(&self.context, tenant)
     }
 
     /// Tenants with a connected device that works by older settings than their last change, by its number.

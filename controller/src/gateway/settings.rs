@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
 use flotilla_routing::settings::RouteSettings;
+use flotilla_routing::table::KnownRoute;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Context;
@@ -31,18 +32,27 @@ pub(super) fn read(tx: &mut dyn Tx, device: DeviceId, sims: &[Sim]) -> Result<Ca
     Ok(CardSettings { number: around.number, by_sim })
 }
 
-/// Reads the settings of a tenant's SIMs again, and tells its shard of those that differ.
-pub(super) async fn refresh(context: &Context, tenant: TenantId) -> Result<(), SqlError> {
+/// Tells a tenant's shard of those of its SIMs that are connected here and may do something else by now. The rest is answered:
+/// their devices are away, or elsewhere.
+pub(super) fn refresh(
+    context: &Context,
+    tenant: TenantId,
+    number: u64,
+    routes: FxHashMap<SimId, KnownRoute>,
+) -> Vec<KnownRoute> {
     let mut peers = context.sessions.all();
     peers.retain(|peer| peer.tenant() == tenant);
-    if peers.is_empty() {
-        return Ok(());
-    }
-    let (number, resolved) = context.catalog.read(move |tx| routing::of_tenant(tx, tenant)).await?;
-    let by_sim = resolved.into_iter().map(|(sim, settings)| (sim, Arc::new(settings))).collect();
+    let here: FxHashSet<DeviceId> = peers.iter().map(|peer| peer.device()).collect();
+    let (near, away): (Vec<_>, Vec<_>) = routes.into_values().partition(|known| here.contains(&known.route.device));
+    let by_sim = near.into_iter().map(|known| (known.route.sim, known.settings)).collect();
     let settings = CardSettings { number, by_sim };
     peers.iter().for_each(|peer| peer.set_settings(&settings));
-    Ok(())
+    away
+}
+
+/// Whether a device of the tenant is connected here.
+pub(super) fn has_links(context: &Context, tenant: TenantId) -> bool {
+    context.sessions.all().iter().any(|peer| peer.tenant() == tenant)
 }
 
 /// Tenants with a link whose settings are older than their last change.

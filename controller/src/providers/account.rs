@@ -254,32 +254,37 @@ impl Provider {
 
     /// What the choice of a route needs to know of each sender, in their order.
     pub fn routes(&self) -> Vec<(SenderId, Arc<RouteSettings>)> {
-        let route = |sender: &Sender| Some((sender.id?, Arc::new(self.route(sender))));
-        self.settings.senders.iter().filter_map(route).collect()
-    }
-
-    fn route(&self, sender: &Sender) -> RouteSettings {
-        let own = !sender.countries.is_empty();
-        RouteSettings {
-            limits: sender.limits.clone(),
-            device_limits: self.settings.limits.clone(),
-            windows: sender.windows.clone(),
-            timezone: self.settings.timezone.clone(),
-            price: sender.price.clone().unwrap_or_else(|| self.settings.price.clone()),
-            pools: sender.pools.iter().cloned().collect(),
-            countries: if own { sender.countries.clone() } else { self.settings.countries.clone() },
-            sender: Some(sender.from.clone()),
-            unicode: true,
-            weight: sender.weight,
-            // What is owed is nothing left.
-            balance: self.noted.balance.as_ref().map(|noted| Micros(u64::try_from(noted.micros).unwrap_or(0))),
-            low_balance: self.settings.low_balance,
-            ..RouteSettings::default()
-        }
+        // What is owed is nothing left.
+        let left = self.noted.balance.as_ref().map(|noted| Micros(u64::try_from(noted.micros).unwrap_or(0)));
+        self.settings.routes(left)
     }
 }
 
 impl Settings {
+    pub(super) fn routes(&self, balance: Option<Micros>) -> Vec<(SenderId, Arc<RouteSettings>)> {
+        let route = |sender: &Sender| Some((sender.id?, Arc::new(self.route(sender, balance))));
+        self.senders.iter().filter_map(route).collect()
+    }
+
+    fn route(&self, sender: &Sender, balance: Option<Micros>) -> RouteSettings {
+        let own = !sender.countries.is_empty();
+        RouteSettings {
+            limits: sender.limits.clone(),
+            device_limits: self.limits.clone(),
+            windows: sender.windows.clone(),
+            timezone: self.timezone.clone(),
+            price: sender.price.clone().unwrap_or_else(|| self.price.clone()),
+            pools: sender.pools.iter().cloned().collect(),
+            countries: if own { sender.countries.clone() } else { self.countries.clone() },
+            sender: Some(sender.from.clone()),
+            unicode: true,
+            weight: sender.weight,
+            balance,
+            low_balance: self.low_balance,
+            ..RouteSettings::default()
+        }
+    }
+
     fn check(&self, capabilities: &Capabilities, guard: NetGuard) -> Result<(), Wrong> {
         if let Some(url) = &self.base_url {
             let wrong = |problem: String| wrong("base_url", problem);

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flotilla_protocol::id::{ProviderId, SenderId, TenantId};
+use flotilla_routing::route::Route;
+use flotilla_routing::table::KnownRoute;
 use parking_lot::RwLock;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::watch;
@@ -62,6 +64,21 @@ struct Inner {
     /// Versions of rows that cannot be read here: told once each.
     unreadable: RwLock<FxHashMap<ProviderId, u64>>,
     changes: watch::Sender<()>,
+}
+
+/// What a sender of an account may do, whether the account is at work or not; none when somebody has removed it.
+pub(crate) fn of_route(
+    tx: &mut dyn Tx,
+    tenant: TenantId,
+    provider: ProviderId,
+    sender: SenderId,
+) -> Result<Option<KnownRoute>, SqlError> {
+    let sql = "SELECT settings FROM providers WHERE id = $1 AND tenant = $2";
+    let Some(row) = tx.query_one(sql, sql_params![provider, tenant])? else { return Ok(None) };
+    // Its session tells what cannot be read.
+    let settings: Settings = serde_json::from_str(&row.get::<String>("settings")?).unwrap_or_default();
+    let found = settings.routes(None).into_iter().find(|(id, _)| *id == sender);
+    Ok(found.map(|(_, settings)| KnownRoute { route: Route::provider(provider, sender), tenant, settings }))
 }
 
 /// A row as it is written.

@@ -1,7 +1,8 @@
 //! Keeps the shards that are led here, and the links of devices, at what people have set: in the catalog, by whichever
 //! controller.
 //!
-//! A shard starts with the settings of its tenants ([`CatalogRouting`]), a link with those of its SIMs (`gateway::hello`). From
+//! A shard starts with the settings of its tenants and of their SIMs, whose devices may be away ([`CatalogRouting`]), a link with
+//! those of its SIMs (`gateway::hello`). From
 //! then on the keeper looks for changes, by their numbers: at once after a change that was made here, and every two seconds for
 //! those that others have made. It is a reconciler: what it missed because the catalog did not answer, it does the next time.
 
@@ -10,16 +11,18 @@ use std::time::Duration;
 
 use flotilla_protocol::id::{ShardId, TenantId};
 use flotilla_routing::settings::{TenantRouting, Tenants};
-use flotilla_routing::table::Notice;
+use flotilla_routing::table::{KnownRoute, Notice};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::domain::message::Route;
 use crate::fleet::routing;
 use crate::gateway::{FleetEvent, FleetEvents, GatewayHandle};
+use crate::providers::accounts;
 use crate::shard::{RoutingNews, RoutingSource, Shards};
 use crate::store::{Catalog, SqlError, StoreError, Stores};
 
@@ -40,17 +43,49 @@ impl CatalogRouting {
     }
 }
 
+impl CatalogRouting {
+    async fn routes_of(
+        &self,
+        shard: ShardId,
+        in_flight: Vec<(TenantId, Route)>,
+    ) -> Result<Vec<KnownRoute>, StoreError> {
+        let catalog = &*self.catalog;
+        let mut known = Vec::new();
+        for tenant in in_time(routing::tenants_of(catalog, shard, self.shards)).await? {
+            let (_, routes) = in_time(catalog.read(move |tx| routing::of_tenant(tx, tenant))).await?;
+            known.extend(routes.into_values());
+        }
+        let there: FxHashSet<Route> = known.iter().map(|known| known.route).collect();
+        for (tenant, route) in in_flight.into_iter().filter(|(_, route)| !there.contains(route)) {
+            let found = in_time(catalog.read(move |tx| match route.as_provider() {
+                Some((provider, sender)) => accounts::of_route(tx, tenant, provider, sender),
+                None => routing::of_route(tx, tenant, route),
+            }));
+            known.extend(found.await?);
+        }
+        Ok(known)
+    }
+}
+
+async fn in_time<T>(read: impl Future<Output = Result<T, SqlError>>) -> Result<T, StoreError> {
+    let late = |_| StoreError::Unavailable("the settings of its tenants: no answer in time".to_owned());
+    timeout(CATALOG_DEADLINE, read).await.map_err(late)?.map_err(|error| match error {
+        SqlError::Full => StoreError::Full,
+        other => StoreError::Unavailable(format!("the settings of its tenants: {other}")),
+    })
+}
+
 impl RoutingSource for CatalogRouting {
     fn tenants(&self, shard: ShardId) -> BoxFuture<'_, Result<Tenants, StoreError>> {
-        let read = async move {
-            let read = timeout(CATALOG_DEADLINE, routing::of_shard(&*self.catalog, shard, self.shards)).await;
-            let late = |_| StoreError::Unavailable("the settings of its tenants: no answer in time".to_owned());
-            read.map_err(late)?.map_err(|error| match error {
-                SqlError::Full => StoreError::Full,
-                other => StoreError::Unavailable(format!("the settings of its tenants: {other}")),
-            })
-        };
-        read.boxed()
+        in_time(routing::of_shard(&*self.catalog, shard, self.shards)).boxed()
+    }
+
+    fn routes(
+        &self,
+        shard: ShardId,
+        in_flight: Vec<(TenantId, Route)>,
+    ) -> BoxFuture<'_, Result<Vec<KnownRoute>, StoreError>> {
+        self.routes_of(shard, in_flight).boxed()
     }
 }
 
@@ -144,7 +179,7 @@ impl SettingsKeeper {
         }
         // Links that came up with what was read before a change, while that change was told.
         for tenant in inner.gateway.tenants_behind(|tenant| known.tenants.get(&tenant).copied().unwrap_or(0)) {
-            inner.gateway.refresh_settings(tenant).await?;
+            self.tell_routes(tenant).await?;
         }
         Ok(())
     }
@@ -156,7 +191,22 @@ impl SettingsKeeper {
         if let Ok(shard) = inner.shards.of(tenant) {
             shard.set_tenant(tenant, settings);
         }
-        inner.gateway.refresh_settings(tenant).await
+        self.tell_routes(tenant).await
+    }
+
+    /// What the tenant's SIMs may do: those that are connected here by their links, the others by their shard, if it is here.
+    async fn tell_routes(&self, tenant: TenantId) -> Result<(), SqlError> {
+        let inner = &*self.0;
+        let shard = inner.shards.of(tenant).ok();
+        if shard.is_none() && !inner.gateway.has_links(tenant) {
+            return Ok(());
+        }
+        let (number, routes) = inner.catalog.read(move |tx| routing::of_tenant(tx, tenant)).await?;
+        let away = inner.gateway.refresh_settings(tenant, number, routes);
+        if let Some(shard) = shard.filter(|_| !away.is_empty()) {
+            shard.know_routes(tenant, away);
+        }
+        Ok(())
     }
 
     fn remember(&self, tenant: TenantId, settings: &Arc<TenantRouting>) {

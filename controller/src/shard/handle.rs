@@ -7,7 +7,7 @@ use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::{Down, Held, Report, Telemetry};
 use flotilla_routing::explain::Explanation;
 use flotilla_routing::settings::TenantRouting;
-use flotilla_routing::table::RouteHealth;
+use flotilla_routing::table::{KnownRoute, RouteHealth};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
@@ -226,6 +226,11 @@ impl ShardHandle {
     /// A tenant has changed its settings. They outlive a restart of the actor.
     pub fn set_tenant(&self, tenant: TenantId, routing: Arc<TenantRouting>) {
         self.inbox.tenant(tenant, routing);
+    }
+
+    /// What the catalog has of a tenant's routes whose devices are away, when something has changed.
+    pub fn know_routes(&self, tenant: TenantId, routes: Vec<KnownRoute>) {
+        self.inbox.routes(tenant, routes);
     }
 
     /// Reports in the order of the link, each one once.

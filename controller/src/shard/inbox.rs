@@ -5,7 +5,8 @@
 //! its session reads no faster than its own limits allow.
 //!
 //! What tenants have set meanwhile, and what devices tell about their state, is kept too, the newest of each: the next actor
-//! gets it after what it starts from.
+//! gets it after what it starts from. Of routes whose devices are away only what comes while no actor is at work: each reads
+//! them when it starts.
 //!
 //! The sessions are here because they outlive a restart of the actor. A new actor knows nothing of what the devices have
 //! told the old one, so every session is asked to tell it again ([`Down::Resume`]), and of what comes before the answer
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::{Down, Held, Report, Telemetry};
 use flotilla_routing::settings::TenantRouting;
+use flotilla_routing::table::KnownRoute;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
@@ -82,6 +84,8 @@ struct State {
     sessions: FxHashMap<DeviceId, Session>,
     /// The settings that tenants have changed under this leadership.
     tenants: FxHashMap<TenantId, Arc<TenantRouting>>,
+    /// What the catalog has of routes, as far as no actor was told.
+    routes: FxHashMap<TenantId, Vec<KnownRoute>>,
 }
 
 /// A device's link as its gateway session has described it.
@@ -107,6 +111,7 @@ impl Inbox {
             wake: None,
             sessions: FxHashMap::default(),
             tenants: FxHashMap::default(),
+            routes: FxHashMap::default(),
         };
         Arc::new(Self { shard, epoch, serves: AtomicBool::new(false), changes, state: Mutex::new(state) })
     }
@@ -155,6 +160,7 @@ impl Inbox {
             routing: Arc::clone(routing),
         };
         let mut inputs: Vec<Input> = state.tenants.iter().map(tenant).collect();
+        inputs.extend(std::mem::take(&mut state.routes).into_values().map(|routes| Input::Routes { routes }));
         for session in state.sessions.values_mut() {
             session.lists_asked += 1;
             session.next = session.unacknowledged;
@@ -249,6 +255,15 @@ impl Inbox {
         let mut state = self.state.lock();
         state.tenants.insert(tenant, Arc::clone(&routing));
         state.push_input(Input::Tenant { tenant, routing });
+    }
+
+    pub(super) fn routes(&self, tenant: TenantId, routes: Vec<KnownRoute>) {
+        let mut state = self.state.lock();
+        if state.open.is_ok() {
+            state.push_input(Input::Routes { routes });
+        } else {
+            state.routes.insert(tenant, routes);
+        }
     }
 
     pub(super) fn reports(&self, device: DeviceId, number: u64, mut reports: Vec<Report>) {

@@ -21,9 +21,9 @@ mod tests;
 
 use std::sync::Arc;
 
-use flotilla_protocol::id::ShardId;
+use flotilla_protocol::id::{ShardId, TenantId};
 use flotilla_routing::settings::Tenants;
-use flotilla_routing::table::Notice;
+use flotilla_routing::table::{KnownRoute, Notice};
 use futures_util::future::{BoxFuture, ready};
 
 pub use handle::{AcceptError, Answer, DeviceSink, ShardError, ShardHandle};
@@ -31,20 +31,37 @@ pub use registry::Shards;
 pub use supervisor::{ShardSupervisor, StartError};
 
 use crate::clock::Clock;
+use crate::domain::message::Route;
 use crate::follow::{Followers, LedgerReader, RowsReader};
 use crate::store::{Journal, StoreError};
 
 /// Where a shard that starts finds what its tenants have set. Changes afterwards go to [`ShardHandle::set_tenant`].
 pub trait RoutingSource: Send + Sync + 'static {
     fn tenants(&self, shard: ShardId) -> BoxFuture<'_, Result<Tenants, StoreError>>;
+
+    /// The routes of its tenants, and these, of messages in flight, wherever they are by now. Changes afterwards go to
+    /// [`ShardHandle::know_routes`].
+    fn routes(
+        &self,
+        shard: ShardId,
+        in_flight: Vec<(TenantId, Route)>,
+    ) -> BoxFuture<'_, Result<Vec<KnownRoute>, StoreError>>;
 }
 
-/// Every tenant has the defaults.
+/// Every tenant has the defaults, and no route is known before it comes.
 pub struct Defaults;
 
 impl RoutingSource for Defaults {
     fn tenants(&self, _shard: ShardId) -> BoxFuture<'_, Result<Tenants, StoreError>> {
         Box::pin(ready(Ok(Tenants::default())))
+    }
+
+    fn routes(
+        &self,
+        _shard: ShardId,
+        _in_flight: Vec<(TenantId, Route)>,
+    ) -> BoxFuture<'_, Result<Vec<KnownRoute>, StoreError>> {
+        Box::pin(ready(Ok(Vec::new())))
     }
 }
 

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_protocol::id::{Epoch, ShardId};
+use flotilla_protocol::id::{Epoch, ShardId, TenantId};
 use flotilla_routing::ledger::Ledger;
 use flotilla_routing::settings::Tenants;
+use rustc_hash::FxHashSet;
 use tokio::time::sleep;
 
 use super::ShardDeps;
+use crate::domain::message::Route;
 use crate::domain::shard::{Effect, Input, KnownKey, OpenCount, Restored};
 use crate::store::{CommitError, IDEMPOTENCY_MS, LOAD_MAX, QueuedQuery, Rows, StoreError};
 
@@ -33,11 +35,15 @@ pub(super) async fn restore(deps: &ShardDeps, shard: ShardId, epoch: Epoch) -> R
     deps.reader.caught_up(shard).await?;
     let ledger = deps.ledgers.read(shard).await?;
     let tenants = deps.routing.tenants(shard).await?;
-    Ok(Restored { tenants, ledger, ..restored(&**deps.reader.rows(), shard, epoch, last_seq).await? })
+    let restored = restored(&**deps.reader.rows(), shard, epoch, last_seq).await?;
+    let in_flight: FxHashSet<(TenantId, Route)> =
+        restored.in_flight.iter().filter_map(|record| Some((record.submission.tenant, record.route?))).collect();
+    let routes = deps.routing.routes(shard, in_flight.into_iter().collect()).await?;
+    Ok(Restored { tenants, routes, ledger, ..restored })
 }
 
-/// What a machine starts from, by rows that contain everything up to `last_seq`; without what tenants have set, and without
-/// the ledger.
+/// What a machine starts from, by rows that contain everything up to `last_seq`; without what tenants have set, their routes,
+/// and the ledger.
 pub async fn restored(rows: &dyn Rows, shard: ShardId, epoch: Epoch, last_seq: u64) -> Result<Restored, StoreError> {
     let mut in_flight = Vec::new();
     loop {
@@ -64,6 +70,7 @@ pub async fn restored(rows: &dyn Rows, shard: ShardId, epoch: Epoch, last_seq: u
         open: open.collect(),
         inbound,
         tenants: Tenants::default(),
+        routes: Vec::new(),
         ledger: Ledger::default(),
     })
 }

@@ -60,6 +60,8 @@ pub(super) struct Entry {
     pub(super) slot: u8,
     pub(super) ready: bool,
     pub(super) depth: u8,
+    /// The settings are its own: its device has told them, or the catalog has.
+    pub(super) described: bool,
     pub(super) settings: Arc<RouteSettings>,
     pub(super) terms: Terms,
     pub(super) calendar: Calendar,
@@ -163,8 +165,8 @@ impl Device {
 }
 
 impl Entry {
-    /// A route that is only known by an attempt on it.
-    pub(super) fn away(route: Route, tenant: TenantId, now_ms: u64) -> Self {
+    /// A route that is only known by an attempt on it. What it carries may cost as much as on any other of its tenant.
+    pub(super) fn away(route: Route, tenant: TenantId, dearest: Micros, now_ms: u64) -> Self {
         let settings = Arc::<RouteSettings>::default();
         Self {
             route,
@@ -174,7 +176,8 @@ impl Entry {
             slot: 0,
             ready: false,
             depth: 1,
-            terms: Terms::new(&settings),
+            described: false,
+            terms: Terms { dearest, ..Terms::new(&settings) },
             settings,
             calendar: Calendar::default(),
             used: 0,
@@ -194,6 +197,7 @@ impl Entry {
     pub(super) fn set(&mut self, settings: Arc<RouteSettings>) {
         self.terms = Terms::new(&settings);
         self.settings = settings;
+        self.described = true;
         self.calendar = Calendar::default();
         self.score.set(Scored::default());
     }

@@ -1,12 +1,14 @@
 //! How the lists follow what happens. Every event looks again at the routes that it concerns, and at no others: the route of
 //! an attempt, and all routes of a device when something changes that they share.
 
+use std::sync::Arc;
+
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
 use flotilla_protocol::wire::Telemetry;
 
 use super::blocks::{State, View, mono_ms};
 use super::entry::{Device, Entry, Key, Mood};
-use super::{Marked, Pause, RouteDevice, RouteSim, Table};
+use super::{KnownRoute, Marked, Pause, RouteDevice, RouteSim, Table};
 use crate::Now;
 use crate::circuit::Circuit;
 use crate::fact::Fact;
@@ -14,6 +16,7 @@ use crate::health::Vitals;
 use crate::ledger::{Applied, Scope};
 use crate::limits::Ask;
 use crate::route::Route;
+use crate::settings::RouteSettings;
 
 impl Table {
     /// A device or account is there, or has changed. What it carries stays counted.
@@ -32,7 +35,7 @@ impl Table {
         }
         for sim in &device.sims {
             let route = Route { kind: device.kind, device: device.device, sim: sim.sim };
-            let key = self.know(route, device.tenant, now);
+            let key = self.key_for(route, device.tenant, now);
             self.set_sim(key, sim, device.tenant, now);
         }
         self.refresh_device(device.device, now);
@@ -47,7 +50,7 @@ impl Table {
         self.by_sim.insert(sim.sim, key);
         let Some(entry) = self.entries.get_mut(key) else { return };
         let former_tenant = std::mem::replace(&mut entry.tenant, tenant);
-        let changed = entry.settings != sim.settings;
+        let changed = !entry.described || entry.settings != sim.settings;
         entry.online = true;
         entry.slot = sim.slot;
         entry.ready = sim.ready;
@@ -57,7 +60,7 @@ impl Table {
             self.tenant(tenant).routes.push(key);
         }
         if changed {
-            self.settle(key, sim, now);
+            self.settle(key, &sim.settings, now);
         }
         if changed || former_tenant != tenant {
             self.join(key, now);
@@ -65,11 +68,11 @@ impl Table {
     }
 
     /// New settings of a route.
-    fn settle(&mut self, key: Key, sim: &RouteSim, now: Now) {
+    fn settle(&mut self, key: Key, settings: &Arc<RouteSettings>, now: Now) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let flying = u64::from(entry.segments);
         let former = entry.terms.dearest.0.saturating_mul(flying);
-        entry.set(sim.settings.clone());
+        entry.set(Arc::clone(settings));
         let present = entry.terms.dearest.0.saturating_mul(flying);
         let (tenant, dearest) = (entry.tenant, entry.terms.dearest);
         let tenant = self.tenant(tenant);
@@ -98,12 +101,30 @@ impl Table {
         self.refresh(key, now);
     }
 
+    /// What the catalog has of routes whose devices are away: they are known from then on, though they may never have been
+    /// here. Those that are here have told their settings themselves.
+    pub fn know(&mut self, routes: &[KnownRoute], now: Now) {
+        for known in routes {
+            let key = self.key_for(known.route, known.tenant, now);
+            let Some(entry) = self.entries.get(key).filter(|entry| !entry.online && entry.tenant == known.tenant) else {
+                continue;
+            };
+            self.by_sim.entry(known.route.sim).or_insert(key);
+            if !entry.described || entry.settings != known.settings {
+                self.settle(key, &known.settings, now);
+                self.join(key, now);
+                self.refresh(key, now);
+            }
+        }
+    }
+
     /// A route's place in the table; an unknown one gets one.
-    fn know(&mut self, route: Route, tenant: TenantId, now: Now) -> Key {
+    fn key_for(&mut self, route: Route, tenant: TenantId, now: Now) -> Key {
         if let Some(key) = self.by_route.get(&route) {
             return *key;
         }
-        let mut entry = Entry::away(route, tenant, now.mono_ms);
+        let dearest = self.tenant(tenant).dearest;
+        let mut entry = Entry::away(route, tenant, dearest, now.mono_ms);
         entry.closed = self.is_closed(&route);
         let key = self.entries.insert(entry);
         self.by_route.insert(route, key);
@@ -183,7 +204,7 @@ impl Table {
     /// there or not. `recipient` is [`crate::fact::recipient_hash`]. Zero segments take a place only: for attempts that are
     /// charged already (release those with zero segments too), and for those that nobody knows.
     pub fn reserve(&mut self, route: Route, tenant: TenantId, segments: u8, recipient: u64, now: Now) {
-        let key = self.know(route, tenant, now);
+        let key = self.key_for(route, tenant, now);
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.used += 1;
         entry.segments += u32::from(segments);

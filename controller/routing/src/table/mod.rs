@@ -10,7 +10,7 @@
 //! one must find a place among them, from where it gets the next grant.
 //!
 //! How it is kept: [`Table::reserve`] once when an attempt begins and [`Table::release`] once when it has landed, whether its
-//! device is there meanwhile or not; [`Table::fact`] for everything that is journaled about routes; after each input
+//! device is there meanwhile or not; [`Table::know`] for what the catalog has; [`Table::fact`] for everything that is journaled about routes; after each input
 //! [`Table::advance`], which says who is to be served again.
 //!
 //! | module | what |
@@ -43,6 +43,7 @@ use std::sync::Arc;
 
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
 use flotilla_protocol::number::Msisdn;
+use jiff::tz::TimeZone;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -53,15 +54,19 @@ use tenant::Tenant;
 use crate::choice::{Candidate, Choice, Classify, Pin, PlanRef};
 use crate::fact::{Charge, recipient_hash};
 use crate::ledger::Ledger;
+use crate::limits::Calendar;
 use crate::route::{Route, RouteKind};
 use crate::settings::{RouteSettings, TenantRouting};
-use crate::{Micros, Now};
+use crate::Now;
 
 pub use blocks::Obstacle;
 pub use glance::RouteState;
 pub use health::RouteHealth;
 pub use merit::Parts;
 pub use notices::Notice;
+
+/// How far clocks are ahead of UTC where the day begins first.
+const EASTERNMOST_MS: u64 = 14 * 3_600_000;
 
 /// The numbers of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +97,14 @@ pub struct RouteSim {
     /// Attempts the radio can work on at once; taken as 1 at least.
     pub depth: u8,
     pub ready: bool,
+    pub settings: Arc<RouteSettings>,
+}
+
+/// A SIM or sender as the catalog has it, whether its device is there or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownRoute {
+    pub route: Route,
+    pub tenant: TenantId,
     pub settings: Arc<RouteSettings>,
 }
 
@@ -182,22 +195,26 @@ impl Table {
         self.tenants.get(&tenant)?.way(plan).map(|(steps, _)| &*steps.name)
     }
 
-    /// The charge for segments that have left on a route, or may have, at this Unix time. A route whose settings are not known
-    /// costs nothing and has its days by UTC: it has not been here since the start.
+    /// The charge for segments that have left on a route, or may have, at this Unix time. A route that nobody knows any more is
+    /// taken to be as dear as the tenant's dearest, and in the last of the days that it may be anywhere: a later day's segments
+    /// count for those before it.
     pub fn charge(&mut self, route: Route, tenant: TenantId, segments: u8, at_ms: u64, to: Msisdn) -> Charge {
         let now = Now { unix_ms: at_ms, mono_ms: 0 };
         let country = to.region();
-        let (tenant_day, recipient_window_s) = {
+        let (tenant_day, recipient_window_s, dearest) = {
             let tenant = self.tenant(tenant);
             let window_s = tenant.routing.recipient_limit.map_or(0, |limit| limit.window_s);
-            (tenant.day_of(at_ms), window_s)
+            (tenant.day_of(at_ms), window_s, tenant.dearest)
         };
-        let entry = self.by_route.get(&route).and_then(|key| self.entries.get(*key));
+        let entry = self.by_route.get(&route).and_then(|key| self.entries.get(*key)).filter(|entry| entry.described);
         let view = blocks::View { ledger: &self.ledger, pauses: &self.pauses, now };
-        let cost =
-            entry.map_or(Micros::ZERO, |entry| view.charged(entry, country.as_ref().map(|is| is.as_str()), segments));
-        let utc = || crate::limits::Calendar::new(&jiff::tz::TimeZone::UTC, at_ms).day;
-        let day = entry.map_or_else(utc, |entry| entry.calendar.at(&entry.terms.zone, at_ms).day);
+        let (cost, day) = match entry {
+            Some(entry) => (
+                view.charged(entry, country.as_ref().map(|is| is.as_str()), segments),
+                entry.calendar.at(&entry.terms.zone, at_ms).day,
+            ),
+            None => (dearest.times(segments), Calendar::new(&TimeZone::UTC, at_ms + EASTERNMOST_MS).day),
+        };
         let recipient = recipient_hash(to.as_u64());
         Charge { route, segments, at_ms, recipient, cost, day, tenant_day, recipient_window_s }
     }

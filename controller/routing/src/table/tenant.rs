@@ -243,6 +243,9 @@ impl Tenant {
 
 impl Reach {
     fn add(&mut self, entry: &Entry) {
+        if !entry.described {
+            return;
+        }
         self.routes += 1;
         if entry.terms.countries.is_empty() {
             self.countries = None;

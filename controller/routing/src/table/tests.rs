@@ -9,6 +9,7 @@ use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::wire::ErrorClass;
 
 use super::*;
+use crate::Micros;
 use crate::choice::{Because, Why};
 use crate::fact::{Fact, Outcome};
 use crate::route::Priority;

@@ -101,6 +101,7 @@ fn machine(messages: usize) -> Machine {
         open: vec![],
         inbound: vec![],
         tenants: Tenants::default(),
+        routes: vec![],
         ledger: Ledger::default(),
     };
     Machine::new(settings, restored, START)

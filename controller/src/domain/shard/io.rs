@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flotilla_protocol::id::{DeviceId, Epoch, MessageId, ShardId, TenantId};
 use flotilla_protocol::wire::{Down, Held, Report, Telemetry};
 use flotilla_routing::settings::TenantRouting;
-use flotilla_routing::table::Notice;
+use flotilla_routing::table::{KnownRoute, Notice};
 
 use crate::domain::event::Event;
 use crate::domain::message::{MessageState, Priority, RouteKind, Submission};
@@ -92,6 +92,10 @@ pub enum Input {
     Tenant {
         tenant: TenantId,
         routing: Arc<TenantRouting>,
+    },
+    /// What the catalog has of routes, when it changes: it counts for those whose devices are away.
+    Routes {
+        routes: Vec<KnownRoute>,
     },
     Reports {
         device: DeviceId,

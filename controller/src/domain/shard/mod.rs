@@ -45,7 +45,7 @@ use flotilla_protocol::wire::{Attempt, Down};
 use flotilla_routing::choice::PlanRef;
 use flotilla_routing::ledger::Ledger;
 use flotilla_routing::settings::Tenants;
-use flotilla_routing::table::{Marked, Table, TableSettings};
+use flotilla_routing::table::{KnownRoute, Marked, Table, TableSettings};
 use rustc_hash::FxHashMap;
 
 use super::Now;
@@ -97,6 +97,8 @@ pub struct Restored {
     pub inbound: Vec<(DeviceId, u64)>,
     /// What the tenants have set; those without an entry have the defaults.
     pub tenants: Tenants,
+    /// What the catalog has of their routes, and of those of messages in flight: their devices may be away.
+    pub routes: Vec<KnownRoute>,
     /// The fold of everything that was ever committed.
     pub ledger: Ledger,
 }
@@ -201,6 +203,8 @@ impl Machine {
         for (tenant, routing) in restored.tenants {
             machine.set_tenant(tenant, routing, now);
         }
+        // Before what is in flight: that is charged by them.
+        machine.routes.know(&restored.routes, now);
         for count in &restored.open {
             machine.totals.add(count.class, count.state, count.messages);
         }
@@ -236,6 +240,7 @@ impl Machine {
             Input::Overdue { records } => self.fetched_overdue(records, now),
             Input::Telemetry { device, session, telemetry } => self.telemetry(device, session, &telemetry, now),
             Input::Tenant { tenant, routing } => self.set_tenant(tenant, routing, now),
+            Input::Routes { routes } => self.routes.know(&routes, now),
             Input::Tick => {}
         }
         // What is served may make room elsewhere: an attempt that expires in its queue, a wait that ends.

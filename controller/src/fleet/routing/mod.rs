@@ -16,7 +16,7 @@ use crate::sql_params;
 use crate::store::{Catalog, SqlError, Tx};
 
 pub use resolve::{Surroundings, resolve};
-pub(crate) use resolve::{of_device, of_tenant};
+pub(crate) use resolve::{of_device, of_route, of_tenant};
 
 /// A tenant's settings, and which version they are. Version 0: nobody has set anything, and the defaults count.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,6 +119,13 @@ pub async fn of_shard(catalog: &dyn Catalog, shard: ShardId, shards: u16) -> Res
         tenants.insert(tenant, get(catalog, tenant).await?.settings);
     }
     Ok(tenants)
+}
+
+/// The tenants of a shard.
+pub async fn tenants_of(catalog: &dyn Catalog, shard: ShardId, shards: u16) -> Result<Vec<TenantId>, SqlError> {
+    let all: Vec<TenantId> =
+        catalog.read(|tx| tx.query("SELECT id FROM tenants", &[])?.iter().map(|row| row.get("id")).collect()).await?;
+    Ok(all.into_iter().filter(|tenant| ShardId::of(*tenant, shards) == shard).collect())
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! What one SIM may do: its own settings over those of its tenant over what is known of its carrier and its device. Pure,
 //! but for the two queries that find what it is put together from.
 
+use std::sync::Arc;
+
 use flotilla_protocol::id::{DeviceId, SimId, TenantId};
 use flotilla_protocol::number::Plmn;
 use flotilla_routing::presets::{self, Platform};
+use flotilla_routing::route::Route;
 use flotilla_routing::settings::{Limits, RouteSettings, TenantRouting};
+use flotilla_routing::table::KnownRoute;
 use rustc_hash::FxHashMap;
 
 use super::settings_of;
@@ -86,17 +90,30 @@ pub(crate) fn of_device(tx: &mut dyn Tx, device: DeviceId) -> Result<Surrounding
     Ok(around(&row, &tenant)?.at(row.get::<Option<u64>>("number")?.unwrap_or(0)))
 }
 
-/// What each SIM of a tenant that is in a device may do, and the number of the change that this is as new as.
-pub(crate) fn of_tenant(tx: &mut dyn Tx, tenant: TenantId) -> Result<(u64, FxHashMap<SimId, RouteSettings>), SqlError> {
+/// The SIMs of a tenant that are in a device which may connect, what each may do, and the number of the change that this is as
+/// new as.
+pub(crate) fn of_tenant(tx: &mut dyn Tx, tenant: TenantId) -> Result<(u64, FxHashMap<SimId, KnownRoute>), SqlError> {
     let row = tx.query_one("SELECT number FROM routing_changes WHERE tenant = $1", sql_params![tenant])?;
     let number = row.map_or(Ok(0), |row| row.get("number"))?;
     let settings = super::read(tx, tenant)?.settings;
     let mut devices = FxHashMap::default();
-    for row in tx.query("SELECT id, model, os, limits FROM devices WHERE tenant = $1", sql_params![tenant])? {
+    let sql = "SELECT id, model, os, limits FROM devices WHERE tenant = $1 AND state <> 'revoked'";
+    for row in tx.query(sql, sql_params![tenant])? {
         devices.insert(row.get::<DeviceId>("id")?, around(&row, &settings)?);
     }
-    let resolved = |sim: Sim| Some((sim.id, resolve(&sim, devices.get(&sim.device?)?)));
-    Ok((number, sims::in_devices(tx, tenant)?.into_iter().filter_map(resolved).collect()))
+    let known = |sim: Sim| {
+        let device = sim.device?;
+        let settings = Arc::new(resolve(&sim, devices.get(&device)?));
+        Some((sim.id, KnownRoute { route: Route::sim(device, sim.id), tenant, settings }))
+    };
+    Ok((number, sims::in_devices(tx, tenant)?.into_iter().filter_map(known).collect()))
+}
+
+/// What a SIM may do that was in this device, wherever it is now; none when nobody knows it any more.
+pub(crate) fn of_route(tx: &mut dyn Tx, tenant: TenantId, route: Route) -> Result<Option<KnownRoute>, SqlError> {
+    let Some(sim) = sims::find(tx, tenant, route.sim)? else { return Ok(None) };
+    let settings = Arc::new(resolve(&sim, &of_device(tx, route.device)?));
+    Ok(Some(KnownRoute { route, tenant, settings }))
 }
 
 fn around(row: &Row, tenant: &TenantRouting) -> Result<Surroundings, SqlError> {

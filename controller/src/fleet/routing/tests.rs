@@ -124,7 +124,7 @@ async fn changes_are_numbered_over_all_tenants() {
         assert_eq!((changed.balance.unwrap().amount, before.balance), (Micros(5), None));
         assert_eq!(changes_after(&*catalog, 3).await.unwrap(), [(a, 4)], "it counts in the score");
         let resolved = catalog.read(move |tx| of_tenant(tx, a)).await.unwrap().1;
-        assert_eq!(resolved[&sim].balance, Some(Micros(5)));
+        assert_eq!(resolved[&sim].settings.balance, Some(Micros(5)));
         sims.change(a, sim, told, by()).await.unwrap();
         assert_eq!(changes_after(&*catalog, 4).await.unwrap(), [], "the same once more changes nothing");
         let settings = SettingsChange { weight: Some(Some(7)), ..SettingsChange::default() };
@@ -149,7 +149,11 @@ async fn a_sims_limits_come_from_the_nearest_that_has_them() {
         let sim = card(&*catalog, owner, phone, CARD).await;
         let of = async || catalog.read(move |tx| of_tenant(tx, owner)).await.unwrap();
         let (number, all) = of().await;
-        assert_eq!((number, all[&sim].limits.per_minute, all[&sim].weight), (0, Some(30), 100), "Android's cap");
+        assert_eq!(
+            (number, all[&sim].settings.limits.per_minute, all[&sim].settings.weight),
+            (0, Some(30), 100),
+            "Android's cap"
+        );
 
         let settings =
             TenantRouting { sim_limits: per_day(300), timezone: "Africa/Nairobi".into(), ..Default::default() };
@@ -160,7 +164,7 @@ async fn a_sims_limits_come_from_the_nearest_that_has_them() {
             SettingsChange { limits: Some(Some(limits)), pools: Some(Some(vec!["otp".into()])), ..Default::default() };
         sims.change(owner, sim, Change { settings: own, ..Change::default() }, by()).await.unwrap();
         let (number, all) = of().await;
-        let resolved = &all[&sim];
+        let resolved = &*all[&sim].settings;
         assert_eq!((number, resolved.limits.per_minute, resolved.limits.per_day), (2, Some(5), Some(300)));
         assert_eq!((&*resolved.timezone, &*resolved.pools[0], resolved.held), ("Africa/Nairobi", "otp", false));
 
@@ -179,7 +183,7 @@ async fn a_card_in_anothers_place_is_held_until_it_is_confirmed() {
         let modem = device(&*catalog, owner, 1, "linux 6.12").await;
         card(&*catalog, owner, modem, CARD).await;
         let swapped = card(&*catalog, owner, modem, OTHER).await;
-        let held = async || catalog.read(move |tx| of_tenant(tx, owner)).await.unwrap().1[&swapped].held;
+        let held = async || catalog.read(move |tx| of_tenant(tx, owner)).await.unwrap().1[&swapped].settings.held;
         assert!(held().await);
         let sims = Sims::new(Arc::clone(&catalog));
         let (confirmed, was_held) = sims.confirm(owner, swapped, by()).await.unwrap();

@@ -289,3 +289,56 @@ fn the_one_route_to_a_country_is_found_among_many() {
         assert!(found.is_some(), "message {message} has not found its route");
     }
 }
+
+/// Its device has not been here since the start, and somebody has removed its SIM meanwhile.
+#[test]
+fn a_route_that_nobody_knows_is_charged_as_the_dearest_and_in_the_last_day_there_is() {
+    let mut table = table();
+    let price = |micros| Price { per_segment: Micros(micros), ..Price::default() };
+    let dear = RouteSettings { price: price(700), ..RouteSettings::default() };
+    set(&mut table, RouteKind::Sim, 2, 8, SmallVec::from_iter([one(2, true, dear)]), at(0));
+    let budget = Budget { per_month: Micros(2_000), stop: true, warn_percent: 80 };
+    let routing = TenantRouting { budget: Some(budget), ..TenantRouting::default() };
+    table.set_tenant(tenant(), Arc::new(routing), at(0));
+    table.reserve(route(1, 1), tenant(), 2, recipient_hash(1), at(0));
+    let waits = table.choose(&candidate(Priority::Normal, Pin::Any, None), at(1));
+    assert!(matches!(waits, Choice::Wait { .. }), "it may have cost 1,400 of 2,000 already: {waits:?}");
+    let to = Msisdn::from_u64(TO).unwrap();
+    // The first of December, 12:00 UTC: in Kiritimati the second has begun.
+    let noon_ms = 1_796_126_400_000;
+    let charge = table.charge(route(1, 1), tenant(), 2, noon_ms, to);
+    let today = charge.tenant_day;
+    assert_eq!((charge.cost, charge.day), (Micros(1_400), today + 1));
+    table.fact(&Fact::Charged { tenant: tenant(), charge }, at(2));
+    let counters = table.ledger().counters(crate::ledger::Scope::Route(route(1, 1)));
+    assert_eq!((counters.on_day(today), counters.on_day(today + 1)), (2, 2));
+    // The catalog knows it after all.
+    let cheap = Arc::new(RouteSettings { price: price(10), ..RouteSettings::default() });
+    table.know(&[KnownRoute { route: route(1, 1), tenant: tenant(), settings: cheap }], at(3));
+    let charge = table.charge(route(1, 1), tenant(), 2, noon_ms, to);
+    assert_eq!((charge.cost, charge.day), (Micros(20), today));
+}
+
+#[test]
+fn a_message_waits_for_a_route_that_the_catalog_knows() {
+    let mut table = table();
+    let only = |country: &str| RouteSettings { countries: vec![country.into()], ..RouteSettings::default() };
+    set(&mut table, RouteKind::Sim, 1, 8, SmallVec::from_iter([one(1, true, only("KE"))]), at(0));
+    let known = |settings| [KnownRoute { route: route(2, 2), tenant: tenant(), settings: Arc::new(settings) }];
+    let asked = candidate(Priority::Normal, Pin::Any, None);
+    let choose = |table: &mut Table, at_ms| table.choose(&asked, at(at_ms));
+    assert!(matches!(choose(&mut table, 0), Choice::Unfit { .. }));
+    table.know(&known(only("TZ")), at(0));
+    let long_ms = TableSettings::default().known_after_ms * 10;
+    assert!(matches!(choose(&mut table, long_ms), Choice::Unfit { .. }), "it may come back");
+    let seen = table.health_of(route(2, 2), at(long_ms)).unwrap();
+    assert_eq!((seen.online, &seen.obstacles[..]), (false, &[Obstacle::Offline][..]));
+    table.know(&known(only("UG")), at(long_ms));
+    let refused = choose(&mut table, long_ms);
+    assert!(matches!(refused, Choice::Refuse { code: "country-not-served", .. }), "somebody has changed it: {refused:?}");
+    table.know(&known(only("TZ")), at(long_ms));
+    set(&mut table, RouteKind::Sim, 2, 8, SmallVec::from_iter([one(2, true, only("TZ"))]), at(long_ms));
+    // What the catalog had is older than what its device has told.
+    table.know(&known(only("UG")), at(long_ms));
+    assert_eq!(taken(choose(&mut table, long_ms)).unwrap().0, route(2, 2));
+}

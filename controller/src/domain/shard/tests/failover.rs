@@ -3,7 +3,9 @@
 use flotilla_protocol::wire::{Down, ErrorClass, Held, ReportKind};
 use flotilla_routing::Micros;
 use flotilla_routing::choice::Because;
-use flotilla_routing::settings::{Limits, Plan, RouteSettings, Rule, Select, Step, TenantRouting};
+use flotilla_routing::ledger::Scope;
+use flotilla_routing::settings::{Limits, Plan, Price, RouteSettings, Rule, Select, Step, TenantRouting};
+use flotilla_routing::table::KnownRoute;
 use std::sync::Arc;
 
 use super::rig::*;
@@ -267,6 +269,30 @@ fn a_route_with_a_gap_sends_one_at_a_time() {
             rig.pass(200);
         }
     }
+}
+
+/// Their device is away since the restart, and never comes back.
+#[test]
+fn what_was_in_flight_over_a_restart_is_charged_on_its_own_day_and_at_its_own_price() {
+    let mut rig = Rig::new();
+    let price = Price { per_segment: Micros(20), ..Price::default() };
+    let settings = RouteSettings { timezone: "Africa/Nairobi".into(), price, ..RouteSettings::default() };
+    let sims = [RouteSim { settings: Arc::new(settings), ..route_sim(1, 4) }];
+    rig.set_routing(TenantRouting { timezone: "Africa/Nairobi".into(), ..TenantRouting::default() });
+    rig.up(1, 8, &sims);
+    let ids: Vec<_> = (1..3).map(|segments| rig.accept(|s| s.segments = segments)).collect();
+    let route = rig.records[&ids[0]].route.unwrap();
+    rig.catalog = vec![KnownRoute { route, tenant: tenant(1), settings: Arc::clone(&sims[0].settings) }];
+    rig.restart();
+    rig.pass(2 * MINUTE);
+    assert_eq!(
+        ids.iter().map(|id| (rig.state(*id), rig.records[id].cost.0)).collect::<Vec<_>>(),
+        [(Unknown, 20), (Unknown, 40)]
+    );
+    // By UTC it is a quarter past ten in the evening of the day before.
+    let days: Vec<_> = rig.charges.iter().map(|charge| charge.day).collect();
+    assert_eq!(days, [(START_MS / 86_400_000) as i32 + 1; 2]);
+    assert_eq!(rig.ledger.counters(Scope::Tenant(tenant(1))).on_day(days[0]), 3);
 }
 
 /// Its link breaks, and it hands over what it was granted at the last moment of the lease: nobody hears of it until it is back.

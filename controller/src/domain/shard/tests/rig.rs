@@ -12,7 +12,7 @@ use flotilla_protocol::wire::{
 use flotilla_routing::fact::Charge;
 use flotilla_routing::ledger::Ledger;
 use flotilla_routing::settings::{TenantRouting, Tenants};
-use flotilla_routing::table::Notice;
+use flotilla_routing::table::{KnownRoute, Notice};
 
 use crate::domain::Now;
 use crate::domain::event::{Change, EventKind, Inbound};
@@ -66,6 +66,8 @@ pub(super) struct Rig {
     pub(super) ledger: Ledger,
     /// What tenant 1 has set, for the next start.
     pub(super) routing: Option<Arc<TenantRouting>>,
+    /// What the catalog has of routes, for the next start.
+    pub(super) catalog: Vec<KnownRoute>,
     /// Reads that the test answers itself.
     pub(super) reads: Vec<Effect>,
     pub(super) hold_reads: bool,
@@ -93,6 +95,7 @@ impl Rig {
             open: vec![],
             inbound: vec![],
             tenants: Tenants::default(),
+            routes: vec![],
             ledger: Ledger::default(),
         };
         Self {
@@ -114,6 +117,7 @@ impl Rig {
             charges: vec![],
             ledger: Ledger::default(),
             routing: None,
+            catalog: vec![],
             reads: vec![],
             hold_reads: false,
         }
@@ -278,6 +282,7 @@ impl Rig {
             open: counts.collect(),
             inbound: inbound.into_iter().collect(),
             tenants,
+            routes: self.catalog.clone(),
             ledger: self.ledger.clone(),
         };
         self.machine = Machine::new(self.settings.clone(), restored, self.now);
