@@ -14,7 +14,7 @@
 //! | unknown | `never`: `unknown` until a later report settles it or the validity ends; `allowed`: back at once, elsewhere |
 //! | delivered | `delivered` with the last segment |
 //! | undelivered, permanent | `failed` |
-//! | undelivered, otherwise | the network has given up: on to the next route as after a failure, unless segments of it were or may still be delivered: then `failed` |
+//! | undelivered, otherwise | the network has given up: on to the next route as after a failure, unless segments of it were or may still be delivered: then `failed`, and its reason names the segment |
 //!
 //! The first report after which segments have left, or may have, charges them: once per attempt.
 
@@ -203,13 +203,17 @@ impl Machine {
         let whole = route.is_provider() && segment == WHOLE;
         let others = message.segments > 1 && message.duplicates == Duplicates::Never && !whole;
         let keeps_something = others || message.segments_delivered != 0;
-        let why = failure_of(error);
+        let mut why = failure_of(error);
         if state == MessageState::Queued && error.class != ErrorClass::Permanent {
             return self.given_up_late(slot, why, left, now);
         }
+        let parts = given_up(message.segments, message.segments_delivered, (!whole).then_some(segment));
         match self.another_try(slot, error.class, now).filter(|_| !keeps_something) {
             Some(delay_ms) => self.take_back(slot, Back { why, delay_ms, left, undelivered: true }, now),
             None => {
+                if let Some(parts) = parts {
+                    why.text = format!("{parts}; {}", why.text).into();
+                }
                 let change = Change::Failed { attempt, route: Some(route), why, undelivered: true };
                 self.record_left(slot, change, left, now);
             }
@@ -325,6 +329,20 @@ impl Received {
         }
         true
     }
+}
+
+/// What a long message's end leaves its recipient with: no state says it. None of a single segment.
+fn given_up(segments: u8, delivered: u32, segment: Option<u8>) -> Option<String> {
+    if segments < 2 {
+        return None;
+    }
+    let delivered = delivered.count_ones();
+    Some(match segment {
+        Some(segment) => {
+            format!("segment {} of {segments} was given up, {delivered} delivered so far", u32::from(segment) + 1)
+        }
+        None => format!("all {segments} segments were given up, {delivered} delivered before"),
+    })
 }
 
 fn attempt_of(kind: &ReportKind) -> Option<Attempt> {

@@ -174,6 +174,28 @@ fn an_account_may_give_up_a_segment_or_the_whole_message() {
 }
 
 #[test]
+fn what_is_left_of_a_long_message_is_told_with_its_end() {
+    for (segment, class, expected) in [
+        (1, ErrorClass::Route, "segment 2 of 3 was given up, 1 delivered so far; network out of order"),
+        (1, ErrorClass::Permanent, "segment 2 of 3 was given up, 1 delivered so far; network out of order"),
+        (WHOLE, ErrorClass::Permanent, "all 3 segments were given up, 1 delivered before; network out of order"),
+    ] {
+        let mut rig = Rig::new();
+        rig.account_up(7, 20);
+        let id = rig.accept(|s| s.segments = 3);
+        rig.report(7, ReportKind::Sent { attempt: attempt(id, 1), segments: 3 });
+        rig.report(7, ReportKind::Delivered { attempt: attempt(id, 1), segment: 0 });
+        rig.report(7, ReportKind::Undelivered { attempt: attempt(id, 1), segment, error: error(class) });
+        let record = &rig.records[&id];
+        let failure = record.failure.as_ref().unwrap();
+        assert_eq!((record.state, &*failure.code, &*failure.text), (Failed, "cms-38", expected));
+        assert_eq!(record.segments_delivered, 1, "what was delivered is told");
+        rig.report(7, ReportKind::Delivered { attempt: attempt(id, 1), segment: 2 });
+        assert_eq!(rig.records[&id].segments_delivered, 1, "its end is its end");
+    }
+}
+
+#[test]
 fn a_message_whose_text_comes_back_late_can_be_cancelled_and_ends_in_time() {
     for cancelled in [false, true] {
         let mut rig = Rig::with(ShardSettings { look_up_ms: 0, ..ShardSettings::default() });
