@@ -81,7 +81,7 @@ impl Machine {
         let stays = if scheduled { !self.holds_scheduled(submission.due_ms) } else { self.must_spill(tenant, class) };
         if !stays {
             let lane = self.join_lane(&submission, now);
-            self.settle(Message::accepted(&submission, now.unix_ms, order, lane));
+            self.settle(Message::accepted(&submission, now.unix_ms, order, lane), now);
         } else if !scheduled {
             self.spill(tenant, class, order);
         }

@@ -16,15 +16,12 @@ use super::fleet::{Flight, Grant};
 use super::message::Message;
 use super::residency::Stage;
 use super::settings::ATTEMPTS_MAX;
-use super::slots::Slot;
+use super::slots::{Slot, Slots};
 use super::timers::Timer;
 use super::{Machine, Now};
 use crate::domain::event::Change;
 use crate::domain::facts::codes;
 use crate::domain::message::{Failure, MessageState, Pin, Priority, Route};
-
-/// Lanes whose heads are asked when the first one's patience keeps it.
-const LANES_ASKED_MAX: usize = 8;
 
 enum Served {
     One,
@@ -65,22 +62,31 @@ impl Machine {
     }
 
     fn serve_one(&mut self, target: Slot, class: Priority, now: Now) -> Served {
-        let mut lanes_left = self.lanes.in_ring(target, class).min(LANES_ASKED_MAX);
+        self.serve_before(target, class, None, now)
+    }
+
+    /// `behind_ms`: a message of a lower class has waited since then (monotonic), and goes on to a later step of the plan if
+    /// nobody goes before it. Whoever does has as little patience left.
+    fn serve_before(&mut self, target: Slot, class: Priority, behind_ms: Option<u64>, now: Now) -> Served {
+        let mut turned = false;
         loop {
             let messages = &self.messages;
-            let ready = |lane, slot| {
-                messages.get(slot).is_some_and(|message| {
-                    message.state == MessageState::Queued && message.wake_ms.is_none() && message.lane == lane
-                })
+            let head = self.lanes.head(target, class, |lane, slot| is_ready(messages, lane, slot));
+            let Some((slot, message)) = head.and_then(|slot| Some((slot, messages.get(slot)?))) else {
+                return Served::Empty;
             };
-            let Some(slot) = self.lanes.head(target, class, ready) else { return Served::Empty };
-            let Some(message) = self.messages.get(slot) else { return Served::Empty };
             if message.expires_ms <= now.unix_ms {
                 self.expire(slot, now);
                 continue;
             }
-            let candidate = self.candidate(message, now);
+            let mut candidate = self.candidate(message, now);
+            candidate.waits_since_ms = candidate.waits_since_ms.min(behind_ms.unwrap_or(u64::MAX));
             match self.routes.choose(&candidate, now) {
+                Choice::Take(_, why)
+                    if why.step > 1 && self.overtakes(target, class, candidate.waits_since_ms, now) =>
+                {
+                    return Served::One;
+                }
                 Choice::Take(route, why) => {
                     self.lanes.served(target, class, candidate.segments);
                     self.dispatch(slot, class, route, why, now);
@@ -93,12 +99,13 @@ impl Machine {
                     if self.lanes.serve_at(target, until_ms) {
                         self.timers.at_mono(until_ms, Timer::Serve(target));
                     }
-                    // The head of another lane may have waited long enough for a later step.
-                    lanes_left = lanes_left.saturating_sub(1);
-                    if lanes_left == 0 {
+                    // The head of another lane may have waited long enough for a later step: the oldest, if any.
+                    let messages = &self.messages;
+                    let ready = |lane, slot| is_ready(messages, lane, slot);
+                    if turned || !self.lanes.turn_to_oldest(target, class, ready) {
                         return Served::Empty;
                     }
-                    self.lanes.pass_on(target, class);
+                    turned = true;
                 }
                 Choice::Unfit { until_ms } => {
                     self.waits += 1;
@@ -113,6 +120,13 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Whether a message of a higher class goes in place of one that has waited so long that it may use a later step: nobody
+    /// is overtaken for having had patience.
+    fn overtakes(&mut self, target: Slot, class: Priority, behind_ms: u64, now: Now) -> bool {
+        let higher = Priority::ALL.into_iter().take_while(|higher| *higher < class);
+        higher.into_iter().any(|higher| matches!(self.serve_before(target, higher, Some(behind_ms), now), Served::One))
     }
 
     /// A queued message as the choice sees it.
@@ -130,7 +144,7 @@ impl Machine {
             unicode: message.unicode,
             sender: message.sender(),
             avoid: message.route.filter(|_| message.avoid_until_ms > now.mono_ms),
-            waits_since_ms: now.mono_ms.saturating_sub(now.unix_ms.saturating_sub(message.waits_from_ms())),
+            waits_since_ms: message.since_ms,
             max_cost: message.max_cost(),
             spent: message.spent,
         }
@@ -262,7 +276,7 @@ impl Machine {
             let change = Change::Failed { attempt, route: Some(route), why, undelivered };
             return self.record_left(slot, change, left, now);
         }
-        let (lane, was_sent) = (message.lane, message.state == MessageState::Sent);
+        let was_sent = message.state == MessageState::Sent;
         let retry_ms = now.unix_ms + delay_ms;
         self.record_left(slot, Change::Returned { attempt, route, why, retry_ms, undelivered }, left, now);
         if was_sent {
@@ -271,8 +285,14 @@ impl Machine {
         } else if delay_ms > 0 {
             self.sleep(slot, delay_ms, now);
         } else {
-            self.lanes.push(lane, slot, true);
+            self.enqueue(slot, true);
         }
+    }
+
+    /// A message waits for its turn: in front of its equals when it has waited before.
+    pub(super) fn enqueue(&mut self, slot: Slot, in_front: bool) {
+        let Some(message) = self.messages.get(slot) else { return };
+        self.lanes.push(message.lane, slot, message.since_ms, in_front);
     }
 
     /// A queued message that is in no lane waits.
@@ -295,13 +315,19 @@ impl Machine {
             return;
         }
         message.wake_ms = None;
-        let lane = message.lane;
-        let key = &self.lanes.get(lane).key;
+        let key = &self.lanes.get(message.lane).key;
         let (tenant, class) = (key.tenant, key.class);
         self.residency.leave(tenant, class, Stage::Asleep);
         self.residency.enter(tenant, class, Stage::Ready);
-        self.lanes.push(lane, slot, true);
+        self.enqueue(slot, true);
     }
+}
+
+/// Whether a message still waits in this lane.
+fn is_ready(messages: &Slots<Message>, lane: Slot, slot: Slot) -> bool {
+    messages.get(slot).is_some_and(|message| {
+        message.state == MessageState::Queued && message.wake_ms.is_none() && message.lane == lane
+    })
 }
 
 /// An attempt that is taken back.

@@ -6,6 +6,7 @@ use smallvec::smallvec;
 
 use super::dispatch::{Back, Left, failure};
 use super::fleet::Grant;
+use super::message::Message;
 use super::slots::Slot;
 use super::timers::Timer;
 use super::{Machine, Now};
@@ -39,11 +40,11 @@ impl Machine {
     }
 
     fn due(&mut self, slot: Slot, now: Now) {
-        let Some(message) = self.messages.get(slot).filter(|message| message.state == MessageState::Scheduled) else {
-            return;
-        };
-        let (lane, order) = (message.lane, message.order);
-        let key = &self.lanes.get(lane).key;
+        let scheduled = |message: &&mut Message| message.state == MessageState::Scheduled;
+        let Some(message) = self.messages.get_mut(slot).filter(scheduled) else { return };
+        message.since_ms = now.mono_ms;
+        let order = message.order;
+        let key = &self.lanes.get(message.lane).key;
         let (tenant, class) = (key.tenant, key.class);
         let stays = self.must_spill(tenant, class);
         self.record(slot, Change::Due, now);
@@ -51,7 +52,7 @@ impl Machine {
             self.remove(slot);
             self.spill(tenant, class, order);
         } else {
-            self.lanes.push(lane, slot, false);
+            self.enqueue(slot, false);
         }
     }
 

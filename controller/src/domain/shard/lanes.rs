@@ -2,7 +2,8 @@
 //! plan form a target, which is what a free place on a route is offered to. A target has a ring of lanes per class.
 //!
 //! Classes are served strictly in order; inside a class lanes take turns, one message each, and a lane that has sent a long
-//! message sits out a turn for each further segment. A target without a free route is simply not asked: whoever frees a
+//! message sits out a turn for each further segment. Inside a lane whoever has waited longest is in front: where it has to have
+//! patience with a busy step of its plan, all behind it have to, too. A target without a free route is simply not asked: whoever frees a
 //! place marks the targets that it suits, so no input looks at more than those.
 
 use std::collections::VecDeque;
@@ -30,13 +31,23 @@ pub(super) struct Lane {
     pub(super) key: LaneKey,
     pub(super) target: Slot,
     /// May hold keys of messages that are queued no more; they are skipped when their turn comes.
-    queue: VecDeque<Slot>,
+    queue: VecDeque<Queued>,
     /// Turns to sit out.
     debt: u32,
     in_ring: bool,
     /// Messages in memory, queued or not.
     members: u32,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    /// Since when it could have gone (monotonic).
+    since_ms: u64,
+    message: Slot,
+}
+
+/// Lanes that are looked through for the one that has waited longest.
+const LANES_LOOKED_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct Target {
@@ -114,13 +125,17 @@ impl Lanes {
         self.lanes.get(slot).expect("a message's lane lives as long as the message")
     }
 
-    /// Queues a message, in front when it has waited before, and marks its target.
-    pub(super) fn push(&mut self, slot: Slot, message: Slot, in_front: bool) {
+    /// Queues a message behind those that have waited longer, among equals in front when it has waited before, and marks its
+    /// target.
+    pub(super) fn push(&mut self, slot: Slot, message: Slot, since_ms: u64, in_front: bool) {
         let lane = self.lane_mut(slot);
-        if in_front {
-            lane.queue.push_front(message);
+        let is_before = |other: &Queued| other.since_ms < since_ms || (!in_front && other.since_ms == since_ms);
+        let queued = Queued { since_ms, message };
+        if lane.queue.back().is_none_or(is_before) {
+            lane.queue.push_back(queued);
         } else {
-            lane.queue.push_back(message);
+            let place = lane.queue.partition_point(is_before);
+            lane.queue.insert(place, queued);
         }
         let (target, class) = (lane.target, lane.key.class);
         if !lane.in_ring {
@@ -190,10 +205,7 @@ impl Lanes {
                 ring.pop_front();
                 continue;
             };
-            while lane.queue.front().is_some_and(|message| !ready(slot, *message)) {
-                lane.queue.pop_front();
-            }
-            let Some(message) = lane.queue.front().copied() else {
+            let Some(Queued { message, .. }) = lane.front(slot, &ready) else {
                 lane.in_ring = false;
                 ring.pop_front();
                 continue;
@@ -218,19 +230,22 @@ impl Lanes {
         }
     }
 
-    /// Lanes of this class that have messages, or had.
-    pub(super) fn in_ring(&self, target: Slot, class: Priority) -> usize {
-        self.targets.get(target).map_or(0, |target| target.rings[class as usize].len())
-    }
-
-    /// The head has to wait: the next lane has the turn.
-    pub(super) fn pass_on(&mut self, target: Slot, class: Priority) {
-        if let Some(target) = self.targets.get_mut(target) {
-            let ring = &mut target.rings[class as usize];
-            if !ring.is_empty() {
-                ring.rotate_left(1);
+    /// Gives the turn to the lane whose head has waited longest. False when it has it.
+    pub(super) fn turn_to_oldest(&mut self, target: Slot, class: Priority, ready: impl Fn(Slot, Slot) -> bool) -> bool {
+        let Some(target) = self.targets.get_mut(target) else { return false };
+        let ring = &mut target.rings[class as usize];
+        let mut oldest: Option<(u64, usize, Slot)> = None;
+        for (place, slot) in ring.iter().copied().enumerate().take(LANES_LOOKED_MAX) {
+            let Some(front) = self.lanes.get_mut(slot).and_then(|lane| lane.front(slot, &ready)) else { continue };
+            if oldest.is_none_or(|(since_ms, ..)| front.since_ms < since_ms) {
+                oldest = Some((front.since_ms, place, slot));
             }
         }
+        let Some((_, place, slot)) = oldest.filter(|(_, place, _)| *place > 0) else { return false };
+        ring.rotate_left(place);
+        // Nobody else could use what room there is for it.
+        self.lane_mut(slot).debt = 0;
+        true
     }
 
     /// The head cannot go now, whatever room there is: it is taken out, and the next one of the lane has the turn.
@@ -260,6 +275,16 @@ impl Lanes {
 
     fn target_mut(&mut self, slot: Slot) -> &mut Target {
         self.targets.get_mut(slot).expect("a target lives as long as its lanes")
+    }
+}
+
+impl Lane {
+    /// The message in front that still waits in this lane.
+    fn front(&mut self, slot: Slot, ready: impl Fn(Slot, Slot) -> bool) -> Option<Queued> {
+        while self.queue.front().is_some_and(|queued| !ready(slot, queued.message)) {
+            self.queue.pop_front();
+        }
+        self.queue.front().copied()
     }
 }
 
@@ -293,10 +318,10 @@ mod tests {
         let (mut lanes, mut messages) = (Lanes::default(), Slots::default());
         let (long, short) = (lanes.join(key("long", Priority::Bulk)), lanes.join(key("short", Priority::Bulk)));
         for _ in 0..3 {
-            lanes.push(long, messages.insert(("L", 3)), false);
+            lanes.push(long, messages.insert(("L", 3)), 0, false);
         }
         for _ in 0..8 {
-            lanes.push(short, messages.insert(("s", 1)), false);
+            lanes.push(short, messages.insert(("s", 1)), 0, false);
         }
         let target = lanes.get(long).target;
         assert_eq!(serve(&mut lanes, target, &messages), "LsssLsssLss");
@@ -308,7 +333,7 @@ mod tests {
         let lane = lanes.join(key("", Priority::Bulk));
         let target = lanes.get(lane).target;
         let gone = messages.insert(("x", 1));
-        lanes.push(lane, gone, false);
+        lanes.push(lane, gone, 0, false);
         messages.remove(gone);
         assert_eq!(serve(&mut lanes, target, &messages), "");
         lanes.leave(lane);
@@ -321,10 +346,31 @@ mod tests {
         let (mut lanes, mut messages) = (Lanes::default(), Slots::default());
         let lane = lanes.join(key("", Priority::Bulk));
         let target = lanes.get(lane).target;
-        lanes.push(lane, messages.insert(("b", 1)), false);
-        lanes.push(lane, messages.insert(("a", 1)), true);
+        lanes.push(lane, messages.insert(("b", 1)), 5, false);
+        lanes.push(lane, messages.insert(("a", 1)), 5, true);
         assert_eq!(lanes.take_marked(), [target]);
         assert_eq!(lanes.take_marked(), []);
         assert_eq!(serve(&mut lanes, target, &messages), "ab");
+    }
+
+    #[test]
+    fn who_has_waited_longest_is_in_front_of_its_lane_and_may_have_the_turn() {
+        let (mut lanes, mut messages) = (Lanes::default(), Slots::default());
+        let (one, two) = (lanes.join(key("one", Priority::Bulk)), lanes.join(key("two", Priority::Bulk)));
+        let target = lanes.get(one).target;
+        for (name, since_ms, in_front) in [("c", 30, false), ("e", 50, false), ("b", 20, true), ("d", 40, true)] {
+            lanes.push(one, messages.insert((name, 1)), since_ms, in_front);
+        }
+        let gone = messages.insert(("x", 1));
+        lanes.push(two, gone, 5, false);
+        lanes.push(two, messages.insert(("a", 1)), 10, true);
+        messages.remove(gone);
+        let turn = |lanes: &mut Lanes| {
+            let turned = lanes.turn_to_oldest(target, Priority::Bulk, |_, slot| messages.get(slot).is_some());
+            let head = lanes.head(target, Priority::Bulk, |_, slot| messages.get(slot).is_some());
+            (turned, head.and_then(|head| messages.get(head)).unwrap().0)
+        };
+        assert_eq!((turn(&mut lanes), turn(&mut lanes)), ((true, "a"), (false, "a")));
+        assert_eq!(serve(&mut lanes, target, &messages), "abcde");
     }
 }

@@ -11,6 +11,7 @@ use flotilla_routing::fact::{Charge, recipient_hash};
 
 use super::io::Order;
 use super::slots::Slot;
+use crate::domain::Now;
 use crate::domain::event::Change;
 use crate::domain::message::{Duplicates, MessageState, Priority, Route, Submission};
 use crate::domain::record::{MessageRecord, Step};
@@ -53,6 +54,8 @@ pub(super) struct Message {
     pub(super) at_ms: u64,
 
     // What a restart forgets.
+    /// Since when it could have gone, by the monotonic clock: patience with the steps of its plan counts from there.
+    pub(super) since_ms: u64,
     /// While it waits for its back-off to end: when, by the monotonic clock.
     pub(super) wake_ms: Option<u64>,
     /// The last attempt's SIM is avoided until then (monotonic).
@@ -133,6 +136,7 @@ impl Message {
             charged: false,
             spent: Micros::ZERO,
             at_ms,
+            since_ms: 0,
             wake_ms: None,
             avoid_until_ms: 0,
             cancel_asked: false,
@@ -213,10 +217,11 @@ impl Message {
         (if self.charged { 0 } else { self.segments }, recipient_hash(self.to.as_u64()))
     }
 
-    /// Since when it could have gone (Unix ms). One that was tried before counts from its acceptance: it need not have patience
-    /// with the first steps of its plan again.
-    pub(super) fn waits_from_ms(&self) -> u64 {
-        if self.attempt == 0 { self.next_try_ms } else { self.accepted_ms }
+    /// Since when it could have gone (monotonic), as far as the wall clock can tell when it comes into memory. One that was tried
+    /// before counts from its acceptance: it need not have patience with the first steps of its plan again.
+    pub(super) fn waits_since(&self, now: Now) -> u64 {
+        let from_ms = if self.attempt == 0 { self.next_try_ms } else { self.accepted_ms };
+        now.mono_ms.saturating_sub(now.unix_ms.saturating_sub(from_ms))
     }
 
     pub(super) fn sender(&self) -> Option<u64> {

@@ -212,7 +212,7 @@ impl Machine {
         if message.state == MessageState::Queued && backoff > 0 {
             message.wake_ms = Some(now.mono_ms + backoff.min(self.retry_max_ms()));
         }
-        let slot = self.settle(message);
+        let slot = self.settle(message, now);
         self.resume_flight(slot, now);
         Some(slot)
     }
@@ -234,7 +234,8 @@ impl Machine {
     }
 
     /// Puts a message into memory, with its timers, and into its queue.
-    pub(super) fn settle(&mut self, message: Message) -> Slot {
+    pub(super) fn settle(&mut self, mut message: Message, now: Now) -> Slot {
+        message.since_ms = message.waits_since(now);
         let (id, lane, state) = (message.id, message.lane, message.state);
         let (expires_ms, due_ms, wake_ms) = (message.expires_ms, message.next_try_ms, message.wake_ms);
         let stage = Stage::of(&message);
@@ -248,7 +249,7 @@ impl Machine {
         match (state, wake_ms) {
             (MessageState::Scheduled, _) => self.timers.at_wall(due_ms, Timer::Due(slot)),
             (MessageState::Queued, Some(wake_ms)) => self.timers.at_mono(wake_ms, Timer::Wake(slot)),
-            (MessageState::Queued, None) => self.lanes.push(lane, slot, false),
+            (MessageState::Queued, None) => self.enqueue(slot, false),
             (MessageState::Sent, _) => self.keep_sent(slot),
             _ => {}
         }

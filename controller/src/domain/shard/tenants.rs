@@ -88,7 +88,7 @@ impl Machine {
             let is_ready = Stage::of(message) == Some(Stage::Ready);
             self.lanes.leave(former);
             if is_ready {
-                self.lanes.push(lane, slot, false);
+                self.enqueue(slot, false);
             }
         }
     }

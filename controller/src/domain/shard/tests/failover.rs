@@ -389,6 +389,52 @@ fn queued_messages_follow_new_rules_at_once_and_keep_their_order() {
     assert_eq!((rig.state(late), rig.state(ids[0]), rig.state(pinned)), (Dispatching, Queued, Queued));
 }
 
+/// The SIM is busy: after their patience messages go on to the account.
+#[test]
+fn who_has_had_patience_is_not_overtaken_and_who_has_run_out_of_it_does_not_stand_behind_others() {
+    let mut rig = Rig::new();
+    rig.up(1, 1, &[route_sim(1, 1)]);
+    let first = rig.accept(|_| {});
+    rig.account_up(7, 1);
+    let class = |class| move |s: &mut crate::domain::message::Submission| s.priority = class;
+    let bulk = rig.accept(class(Priority::Bulk));
+    rig.pass(29_000);
+    let urgent = rig.accept(class(Priority::Urgent));
+    rig.pass(900);
+    let states = |rig: &Rig| [first, bulk, urgent].map(|id| rig.state(id));
+    assert_eq!(states(&rig), [Dispatching, Queued, Queued], "a message under way leaves no room");
+    rig.pass(100);
+    assert_eq!(
+        states(&rig),
+        [Dispatching, Queued, Dispatching],
+        "the account has room for one, which is the urgent one's"
+    );
+    rig.report(7, ReportKind::Sent { attempt: attempt(urgent, 1), segments: 1 });
+    assert_eq!(rig.state(bulk), Dispatching);
+}
+
+#[test]
+fn patience_is_counted_for_each_message_of_many_campaigns() {
+    let mut rig = Rig::new();
+    rig.up(1, 1, &[route_sim(1, 1)]);
+    let _under_way = rig.accept(|_| {});
+    rig.account_up(7, 100);
+    let ids: Vec<_> = (0..40)
+        .map(|n| {
+            let id = rig.accept(|s| s.campaign = n.to_string().into());
+            rig.pass(100);
+            id
+        })
+        .collect();
+    rig.pass(25_900);
+    for (n, id) in ids.iter().enumerate() {
+        rig.pass(99);
+        assert_eq!(rig.state(*id), Queued, "{n}");
+        rig.pass(1);
+        assert_eq!(rig.state(*id), Dispatching, "{n}: it has waited for thirty seconds");
+    }
+}
+
 #[test]
 fn urgent_goes_first_also_where_plans_differ() {
     let mut rig = Rig::new();

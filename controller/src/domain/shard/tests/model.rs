@@ -217,14 +217,13 @@ impl Model {
     }
 
     /// `urgent_goes_first`: while a message of a higher class was ready and still is, none of a lower class was dispatched,
-    /// unless it was shorter and took what was left of a budget, or had waited long enough for the next step of its plan.
+    /// unless it was shorter and took what was left of a budget.
     fn check_order(&self, before: &[(MessageId, Priority, u8)], events: usize) {
         let after = self.waiting();
         let passed_over: Vec<_> = before.iter().filter(|entry| after.contains(entry)).collect();
         for event in &self.rig.machine.events[events..] {
             if let EventKind::Changed(changed) = &event.kind
-                && let Change::Dispatched { why, .. } = &changed.change
-                && why.step < 2
+                && let Change::Dispatched { .. } = &changed.change
             {
                 let fits = |(_, class, segments): &&&(MessageId, Priority, u8)| {
                     *class < changed.facts.priority && *segments <= changed.facts.segments
@@ -275,9 +274,7 @@ impl Model {
         }
         for candidate in ready {
             let choice = machine.routes.choose(&candidate, now);
-            // One whose patience has just ended may stand behind another whose has not.
-            let free = matches!(&choice, Choice::Take(_, why) if why.step < 2);
-            assert!(!free, "nobody_waits_beside_a_free_route: {choice:?}");
+            assert!(!matches!(choice, Choice::Take(..)), "nobody_waits_beside_a_free_route: {choice:?}");
         }
     }
 
