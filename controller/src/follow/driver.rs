@@ -108,7 +108,8 @@ impl<F: Follower> Driver<F> {
         }
         let end = async {
             self.flush().await?;
-            self.sync().await
+            self.sync().await?;
+            self.follower.end().await
         };
         if let Err(error) = end.await {
             tracing::warn!(follower = self.progress.name, %error, "not flushed at the end; the journal still has it");

@@ -2,38 +2,54 @@
 //! catalog with its position. A shard that starts gets a copy of it, exact to the last commit, so that limits, health and
 //! circuits go on where they were, whoever led before.
 //!
-//! A flush stores the ledgers of all shards that have moved in one transaction. It is guarded by the epoch that was noted when
-//! the shard was gained: a former leader writes nothing over its successor's. The journal is trimmed behind it.
+//! A ledger is stored whole, and has megabytes where there are thousands of routes or followed recipients. So it is written at a
+//! pace bound to its size ([`pace`]), beside the follower's work: a copy is shared until the next fact changes it. At once it is
+//! written when its shard is handed over and when the program ends. A write is guarded by the epoch that was noted when the
+//! shard was gained: a former leader writes nothing over its successor's. The journal is trimmed behind what is stored.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_protocol::id::{Epoch, ShardId};
 use flotilla_routing::ledger::Ledger;
 use parking_lot::Mutex;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 
 use super::{FollowError, FollowHandle, Follower};
 use crate::domain::facts;
 use crate::sql_params;
 use crate::store::{Batch, Catalog, Journal, SqlError, StoreError};
 
+mod pace;
+
+use pace::Pace;
+
+/// How soon a write under way is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 pub struct LedgerFollower {
     /// None where nothing is stored: each start then folds the whole journal.
     catalog: Option<Arc<dyn Catalog>>,
     journal: Arc<dyn Journal>,
     shared: Arc<Shared>,
+    /// One at a time.
+    writing: Option<JoinHandle<Result<Vec<Written>, SqlError>>>,
 }
 
-#[derive(Default)]
-struct Shared(Mutex<Vec<Place>>);
+/// A lock for each shard: who changes one, or copies it, keeps nobody from another.
+struct Shared(Box<[Mutex<Place>]>);
 
 /// One shard. Empty while it is not led.
 #[derive(Default)]
 struct Place {
     epoch: u64,
-    ledger: Ledger,
+    /// Shared with a write under way, and with shards that start: the next fact makes a copy then.
+    ledger: Arc<Ledger>,
     /// What was taken, and what is stored.
     position: u64,
     stored: u64,
+    pace: Pace,
     /// A later leader writes it.
     fenced: bool,
 }
@@ -47,8 +63,8 @@ pub struct LedgerReader {
 
 impl LedgerFollower {
     pub fn new(catalog: Option<Arc<dyn Catalog>>, journal: Arc<dyn Journal>) -> Self {
-        let places = (0..journal.shards()).map(|_| Place::default()).collect();
-        Self { catalog, journal, shared: Arc::new(Shared(Mutex::new(places))) }
+        let places = (0..journal.shards()).map(|_| Mutex::default()).collect();
+        Self { catalog, journal, shared: Arc::new(Shared(places)), writing: None }
     }
 
     /// The reader for this follower; `follow` gives the handle.
@@ -77,7 +93,34 @@ impl LedgerFollower {
     }
 }
 
-/// What the catalog has of a shard; no data before the first flush.
+impl LedgerFollower {
+    /// Waits for the write under way, if there is one.
+    async fn finish(&mut self) -> Result<(), FollowError> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        let written = writing.await.map_err(|error| FollowError::Own(error.to_string()))?;
+        let now = Instant::now();
+        for Written { shard, epoch, position, bytes, done } in written.map_err(store_error)? {
+            self.shared.with(shard, |place| {
+                if place.epoch == epoch {
+                    place.stored = position;
+                    place.fenced |= !done;
+                    place.pace.wrote(bytes, now);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Everything that has moved, at once.
+    async fn store_all(&mut self) -> Result<(), FollowError> {
+        self.finish().await?;
+        let Some(catalog) = &self.catalog else { return Ok(()) };
+        self.writing = Some(tokio::spawn(write(Arc::clone(catalog), self.shared.to_write(None))));
+        self.finish().await
+    }
+}
+
+/// What the catalog has of a shard; no data before the first write.
 #[derive(Clone, Default)]
 struct Stored {
     position: u64,
@@ -102,15 +145,65 @@ impl Stored {
 
 impl Shared {
     fn with<T>(&self, shard: ShardId, act: impl FnOnce(&mut Place) -> T) -> Option<T> {
-        self.0.lock().get_mut(usize::from(shard.0)).map(act)
+        self.0.get(usize::from(shard.0)).map(|place| act(&mut place.lock()))
     }
 
-    /// What has moved since it was stored.
-    fn to_write(&self) -> Vec<(ShardId, u64, u64, Vec<u8>)> {
-        let places = self.0.lock();
-        let moved = (0u16..).zip(places.iter()).filter(|(_, place)| place.is_writable());
-        moved.map(|(n, place)| (ShardId(n), place.epoch, place.position, place.ledger.to_bytes())).collect()
+    /// What has moved since it was stored, and is due at this time; without a time all of it.
+    fn to_write(&self, due: Option<Instant>) -> Vec<ToWrite> {
+        let write = |(n, place): (u16, &Mutex<Place>)| {
+            let place = place.lock();
+            let is_due = place.is_writable() && due.is_none_or(|now| place.pace.is_due(now));
+            let (epoch, position) = (place.epoch, place.position);
+            is_due.then(|| ToWrite { shard: ShardId(n), epoch, position, ledger: Arc::clone(&place.ledger) })
+        };
+        (0u16..).zip(&self.0).filter_map(write).collect()
     }
+
+    /// When the first write is due.
+    fn due_at(&self) -> Option<Instant> {
+        let places = self.0.iter().map(|place| place.lock());
+        places.filter(|place| place.is_writable()).map(|place| place.pace.due_at()).min()
+    }
+}
+
+struct ToWrite {
+    shard: ShardId,
+    epoch: u64,
+    position: u64,
+    ledger: Arc<Ledger>,
+}
+
+/// What has become of a write.
+struct Written {
+    shard: ShardId,
+    epoch: u64,
+    position: u64,
+    bytes: usize,
+    /// Not when a later leader has the shard.
+    done: bool,
+}
+
+/// Stores ledgers. Making their bytes takes a while, and is done on the thread that runs the transaction.
+async fn write(catalog: Arc<dyn Catalog>, writes: Vec<ToWrite>) -> Result<Vec<Written>, SqlError> {
+    let mut made = Vec::with_capacity(writes.len());
+    for ToWrite { shard, epoch, position, ledger } in writes {
+        let bytes = spawn_blocking(move || ledger.to_bytes()).await;
+        let bytes = bytes.map_err(|error| SqlError::Statement(error.to_string()))?;
+        made.push((shard, epoch, position, bytes));
+    }
+    catalog
+        .run(move |tx| {
+            let mut written = Vec::with_capacity(made.len());
+            for (shard, epoch, position, data) in made {
+                let bytes = data.len();
+                let sql = "UPDATE shard_ledgers SET position = $3, data = $4
+                    WHERE shard = $1 AND epoch = $2 AND position <= $3";
+                let rows = tx.execute(sql, sql_params![shard.0, epoch, position, data])?;
+                written.push(Written { shard, epoch, position, bytes, done: rows == 1 });
+            }
+            Ok(written)
+        })
+        .await
 }
 
 impl Place {
@@ -140,7 +233,8 @@ impl Follower for LedgerFollower {
             }
             let position = position.min(last);
             self.shared.with(*shard, |place| {
-                *place = Place { epoch: epoch.0, ledger, position, stored: position, fenced };
+                let pace = Pace::new(Instant::now());
+                *place = Place { epoch: epoch.0, ledger: Arc::new(ledger), position, stored: position, pace, fenced };
             });
         }
         Ok(())
@@ -152,46 +246,62 @@ impl Follower for LedgerFollower {
 
     async fn apply(&mut self, batch: &Batch) -> Result<(), FollowError> {
         self.shared.with(batch.shard, |place| {
+            let ledger = Arc::make_mut(&mut place.ledger);
             for event in batch.events.iter() {
                 facts::of_event(event, |fact| {
-                    place.ledger.apply(&fact);
+                    ledger.apply(&fact);
                 });
             }
             place.position = batch.seq;
+            place.pace.took(batch.events.len());
         });
         std::future::ready(Ok(())).await
     }
 
+    /// Whoever reads a ledger reads it here: there is nothing to make visible.
     async fn flush(&mut self) -> Result<(), FollowError> {
-        let Some(catalog) = &self.catalog else { return Ok(()) };
-        let writes = self.shared.to_write();
-        if writes.is_empty() {
-            return Ok(());
-        }
-        let written = catalog.run(move |tx| {
-            let mut written = Vec::with_capacity(writes.len());
-            for (shard, epoch, position, data) in writes {
-                let sql = "UPDATE shard_ledgers SET position = $3, data = $4
-                    WHERE shard = $1 AND epoch = $2 AND position <= $3";
-                let rows = tx.execute(sql, sql_params![shard.0, epoch, position, data])?;
-                written.push((shard, epoch, position, rows == 1));
-            }
-            Ok::<_, SqlError>(written)
-        });
-        for (shard, epoch, position, done) in written.await.map_err(store_error)? {
-            self.shared.with(shard, |place| {
-                if place.epoch == epoch {
-                    place.stored = position;
-                    place.fenced |= !done;
-                }
-            });
-        }
-        Ok(())
+        std::future::ready(Ok(())).await
     }
 
     /// A transaction of the catalog is durable when it has returned.
     async fn sync(&mut self) -> Result<(), FollowError> {
         std::future::ready(Ok(())).await
+    }
+
+    fn safe(&self, shard: ShardId, synced: u64) -> u64 {
+        match self.catalog {
+            Some(_) => self.shared.with(shard, |place| place.stored).unwrap_or(0),
+            None => synced,
+        }
+    }
+
+    /// Writes what is due, beside everything else.
+    async fn step(&mut self) -> Result<bool, FollowError> {
+        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            return Ok(false);
+        }
+        self.finish().await?;
+        let Some(catalog) = &self.catalog else { return Ok(false) };
+        let writes = self.shared.to_write(Some(Instant::now()));
+        if !writes.is_empty() {
+            self.writing = Some(tokio::spawn(write(Arc::clone(catalog), writes)));
+        }
+        Ok(false)
+    }
+
+    fn step_at(&self) -> Option<Instant> {
+        match self.writing {
+            Some(_) => Some(Instant::now() + LOOK_AGAIN),
+            None => self.catalog.as_ref().and_then(|_| self.shared.due_at()),
+        }
+    }
+
+    async fn hand_over(&mut self, _shards: &[ShardId]) -> Result<(), FollowError> {
+        self.store_all().await
+    }
+
+    async fn end(&mut self) -> Result<(), FollowError> {
+        self.store_all().await
     }
 
     async fn missed(&mut self, shard: ShardId, up_to: u64) -> Result<(), FollowError> {
@@ -206,9 +316,10 @@ impl LedgerReader {
     /// The ledger of a shard with everything that is committed now; of one that nobody commits to any more, all of it.
     pub async fn read(&self, shard: ShardId) -> Result<Ledger, StoreError> {
         let epoch = self.follow.taken(shard).await?;
-        let ledger = self.shared.with(shard, |place| place.ledger.clone()).unwrap_or_default();
+        let ledger = self.shared.with(shard, |place| Arc::clone(&place.ledger)).unwrap_or_default();
         self.follow.still_led(shard, epoch)?;
-        Ok(ledger)
+        // Copied here, where nobody waits for it.
+        Ok(Arc::unwrap_or_clone(ledger))
     }
 }
 

@@ -79,6 +79,11 @@ pub trait Follower: Send + 'static {
         async { std::future::ready(Ok(())).await }
     }
 
+    /// The program ends: everything is taken, flushed and synced.
+    fn end(&mut self) -> impl Future<Output = Result<(), FollowError>> + Send {
+        async { std::future::ready(Ok(())).await }
+    }
+
     /// The journal has lost the batches up to this sequence (this follower's own data were deleted, or are older than the
     /// journal's): take them from elsewhere, or go on without. Afterwards `position` is at least `up_to`.
     fn missed(&mut self, shard: ShardId, up_to: u64) -> impl Future<Output = Result<(), FollowError>> + Send;

@@ -106,7 +106,8 @@ impl Table {
     pub fn know(&mut self, routes: &[KnownRoute], now: Now) {
         for known in routes {
             let key = self.key_for(known.route, known.tenant, now);
-            let Some(entry) = self.entries.get(key).filter(|entry| !entry.online && entry.tenant == known.tenant) else {
+            let Some(entry) = self.entries.get(key).filter(|entry| !entry.online && entry.tenant == known.tenant)
+            else {
                 continue;
             };
             self.by_sim.entry(known.route.sim).or_insert(key);

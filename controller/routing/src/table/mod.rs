@@ -51,13 +51,13 @@ use deadlines::Deadlines;
 use entry::{Devices, Entries, Entry, Key};
 use tenant::Tenant;
 
+use crate::Now;
 use crate::choice::{Candidate, Choice, Classify, Pin, PlanRef};
 use crate::fact::{Charge, recipient_hash};
 use crate::ledger::Ledger;
 use crate::limits::Calendar;
 use crate::route::{Route, RouteKind};
 use crate::settings::{RouteSettings, TenantRouting};
-use crate::Now;
 
 pub use blocks::Obstacle;
 pub use glance::RouteState;

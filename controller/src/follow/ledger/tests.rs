@@ -82,7 +82,7 @@ async fn a_reader_gets_the_fold_of_everything_committed() {
     let mut next = world.follower();
     next.gained(&[(shard, Epoch(9))]).await.unwrap();
     assert_eq!(next.position(shard), last + 1, "stored at the end, so nothing is read again");
-    assert!(next.shared.with(shard, |place| place.ledger == fold).unwrap());
+    assert!(next.shared.with(shard, |place| *place.ledger == fold).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +93,7 @@ async fn it_goes_on_from_what_is_stored_when_the_journal_is_trimmed() {
     first.gained(&[(shard, Epoch(1))]).await.unwrap();
     world.store.append(shard, some_events(3));
     take_all(&mut first, &world, shard).await;
-    first.flush().await.unwrap();
+    first.store_all().await.unwrap();
     world.store.append(shard, some_events(4));
     take_all(&mut first, &world, shard).await;
     let fold = world.fold(shard);
@@ -103,7 +103,39 @@ async fn it_goes_on_from_what_is_stored_when_the_journal_is_trimmed() {
     second.gained(&[(shard, Epoch(2))]).await.unwrap();
     assert_eq!(second.position(shard), 1);
     take_all(&mut second, &world, shard).await;
-    assert!(second.shared.with(shard, |place| place.ledger == fold).unwrap());
+    assert!(second.shared.with(shard, |place| *place.ledger == fold).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_written_when_it_is_due_and_at_once_when_it_is_handed_over() {
+    let world = World::new();
+    let shard = ShardId(2);
+    let mut follower = world.follower();
+    follower.gained(&[(shard, Epoch(1))]).await.unwrap();
+    world.store.append(shard, some_events(7));
+    take_all(&mut follower, &world, shard).await;
+    follower.flush().await.unwrap();
+    follower.sync().await.unwrap();
+    assert!(!follower.step().await.unwrap());
+    assert!(follower.writing.is_none() && follower.step_at().is_some_and(|at| at > Instant::now()));
+    assert_eq!(follower.safe(shard, 1), 0, "the journal has to keep it");
+    follower.shared.with(shard, |place| place.pace.took(1_000_000));
+    follower.step().await.unwrap();
+    assert!(follower.writing.is_some(), "much would have to be folded again");
+    // What comes meanwhile is not in it.
+    world.store.append(shard, some_events(8));
+    take_all(&mut follower, &world, shard).await;
+    follower.finish().await.unwrap();
+    assert_eq!((follower.safe(shard, 2), follower.position(shard)), (1, 2));
+    let taken = world.follower().take(&[(shard, Epoch(1))]).await.unwrap().remove(0).unwrap();
+    assert_eq!(taken.position, 1);
+    follower.step().await.unwrap();
+    assert!(follower.writing.is_none(), "it was written just now");
+    follower.hand_over(&[shard]).await.unwrap();
+    let mut next = world.follower();
+    next.gained(&[(shard, Epoch(2))]).await.unwrap();
+    assert_eq!((follower.safe(shard, 2), next.position(shard)), (2, 2));
+    assert!(next.shared.with(shard, |place| *place.ledger == world.fold(shard)).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +148,7 @@ async fn a_former_leader_writes_nothing_over_its_successor() {
     take_all(&mut former, &world, shard).await;
     let mut later = world.follower();
     later.gained(&[(shard, Epoch(2))]).await.unwrap();
-    former.flush().await.unwrap();
+    former.store_all().await.unwrap();
     assert!(former.shared.with(shard, |place| place.fenced).unwrap());
     let mut again = world.follower();
     again.gained(&[(shard, Epoch(3))]).await.unwrap();
@@ -124,7 +156,7 @@ async fn a_former_leader_writes_nothing_over_its_successor() {
     former.gained(&[(shard, Epoch(1))]).await.unwrap();
     assert!(former.shared.with(shard, |place| place.fenced).unwrap());
     former.lost(shard);
-    assert!(former.shared.with(shard, |place| place.ledger == Ledger::default()).unwrap());
+    assert!(former.shared.with(shard, |place| *place.ledger == Ledger::default()).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +183,7 @@ async fn a_damaged_ledger_is_begun_anew() {
     follower.gained(&[(shard, Epoch(1))]).await.unwrap();
     world.store.append(shard, some_events(6));
     take_all(&mut follower, &world, shard).await;
-    follower.flush().await.unwrap();
+    follower.store_all().await.unwrap();
     let damage = world.catalog.run(|tx| {
         tx.execute("UPDATE shard_ledgers SET data = $1", sql_params![vec![255u8; 3]])?;
         Ok::<_, SqlError>(())

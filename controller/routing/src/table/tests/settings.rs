@@ -335,7 +335,10 @@ fn a_message_waits_for_a_route_that_the_catalog_knows() {
     assert_eq!((seen.online, &seen.obstacles[..]), (false, &[Obstacle::Offline][..]));
     table.know(&known(only("UG")), at(long_ms));
     let refused = choose(&mut table, long_ms);
-    assert!(matches!(refused, Choice::Refuse { code: "country-not-served", .. }), "somebody has changed it: {refused:?}");
+    assert!(
+        matches!(refused, Choice::Refuse { code: "country-not-served", .. }),
+        "somebody has changed it: {refused:?}"
+    );
     table.know(&known(only("TZ")), at(long_ms));
     set(&mut table, RouteKind::Sim, 2, 8, SmallVec::from_iter([one(2, true, only("TZ"))]), at(long_ms));
     // What the catalog had is older than what its device has told.
