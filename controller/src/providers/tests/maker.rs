@@ -3,6 +3,7 @@
 
 use data_encoding::HEXLOWER;
 use flotilla_protocol::wire::ErrorClass;
+use flotilla_providers::errors::ErrorTable;
 use flotilla_providers::{
     Account, Answer, Balance, Call, Callback, CallbackError, CallbackReply, Capabilities, FieldError, Inbound, Judged,
     Maker, Outgoing, Receipt, ReceiptState, Refusal, Submitted,
@@ -88,6 +89,10 @@ fn receipts(value: &Value) -> Vec<Receipt> {
 impl Maker for TestMaker {
     fn capabilities(&self) -> &'static Capabilities {
         self.0
+    }
+
+    fn errors(&self) -> &'static [ErrorTable] {
+        &[]
     }
 
     fn check(&self, account: &Account) -> Result<(), FieldError> {
