@@ -247,19 +247,21 @@ impl View<'_> {
     }
 
     pub(super) fn cost(&self, entry: &Entry, to_country: Option<&str>, segments: u8) -> Micros {
-        let price = &entry.settings.price;
-        let used = price.bundle_per_month.map_or(0, |_| {
-            let month = entry.calendar.at(&entry.terms.zone, self.now.unix_ms).month;
-            self.ledger.counters(Scope::Route(entry.route)).bundle_used(month).saturating_add(entry.segments)
-        });
-        cost(price, segments, to_country, used)
+        let used = self.bundle_used(entry).saturating_add(entry.segments);
+        cost(&entry.settings.price, segments, to_country, used)
     }
 
     /// What segments cost that have left: they are on their way no more.
     pub(super) fn charged(&self, entry: &Entry, to_country: Option<&str>, segments: u8) -> Micros {
-        let month = entry.calendar.at(&entry.terms.zone, self.now.unix_ms).month;
-        let used = self.ledger.counters(Scope::Route(entry.route)).bundle_used(month);
-        cost(&entry.settings.price, segments, to_country, used)
+        cost(&entry.settings.price, segments, to_country, self.bundle_used(entry))
+    }
+
+    /// Segments that the month's bundle has paid; nobody asks where there is none.
+    fn bundle_used(&self, entry: &Entry) -> u32 {
+        entry.settings.price.bundle_per_month.map_or(0, |_| {
+            let month = entry.calendar.at(&entry.terms.zone, self.now.unix_ms).month;
+            self.ledger.counters(Scope::Route(entry.route)).bundle_used(month)
+        })
     }
 
     /// Obstacles that this message meets on a route that others may have no trouble with.
