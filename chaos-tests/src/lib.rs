@@ -9,6 +9,7 @@
 
 pub mod client;
 pub mod cluster;
+mod fleet;
 pub mod invariants;
 pub mod process;
 pub mod promises;

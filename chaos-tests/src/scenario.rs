@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Listed};
+use crate::fleet::{Fleet, radio_logs, troubled};
 use crate::invariants::{self, Violation};
 use crate::process::{Program, Programs};
 use crate::promises::Promises;
@@ -55,24 +56,6 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(120);
 const END_GRACE: Duration = Duration::from_secs(60);
 const POLL_PAUSE: Duration = Duration::from_millis(500);
 
-/// Quick SIMs with every kind of trouble a network has.
-const FLEET_PROFILE: &str = r#"
-[[group]]
-count = 1
-window = 32
-[[group.sim]]
-depth = 4
-latency = { min_ms = 2, mean_ms = 20, max_ms = 500 }
-delivery = { min_ms = 5, mean_ms = 100, max_ms = 5000 }
-permanent = 0.003
-route = 0.002
-transient = 0.005
-unknown = 0.001
-crash = 0.001
-silence = 0.002
-undelivered = 0.003
-"#;
-
 pub async fn run(options: &Options) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let mut rng = StdRng::seed_from_u64(options.seed);
@@ -83,7 +66,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Outcome> {
     let promises = sending.await??;
     let listed = site.wait_for_the_end(options).await?;
 
-    let hand_overs = radio_log::read_all(&site.radio_logs())?;
+    let hand_overs = radio_log::read_all(&radio_logs(&site.folder, site.fleets.len()))?;
     let mut violations = invariants::promises_are_kept(&promises, &listed);
     violations.extend(invariants::nothing_is_sent_twice(&hand_overs));
     violations.extend(invariants::deliveries_are_real(&listed, &hand_overs));
@@ -230,28 +213,9 @@ impl Site {
             codes.push_str(enrolment["uri"].as_str().context("no uri in the answer")?);
             codes.push('\n');
         }
-        let codes_file = self.folder.join(format!("fleet-{n}.codes"));
-        std::fs::write(&codes_file, codes)?;
-        let profile = self.folder.join("fleet.toml");
-        std::fs::write(&profile, FLEET_PROFILE)?;
-        let (data, log) = (self.folder.join(format!("fleet-{n}")), self.radio_log(n));
-        let seed = (options.seed ^ n as u64).to_string();
-        let arguments = [
-            "simulate",
-            "--data-dir",
-            path(&data)?,
-            "--codes",
-            path(&codes_file)?,
-            "--profile",
-            path(&profile)?,
-            "--radio-log",
-            path(&log)?,
-            "--seed",
-            &seed,
-        ];
-        let mut fleet = Program::new(&programs.node, &arguments, self.folder.join(format!("fleet-{n}.log")));
-        fleet.start()?;
-        self.fleets.push(fleet);
+        let profile = troubled(0);
+        let fleet = Fleet { folder: &self.folder, number: n, codes: &codes, profile: &profile, seed: options.seed };
+        self.fleets.push(fleet.start(programs)?);
         Ok(())
     }
 
@@ -267,14 +231,6 @@ impl Site {
             ensure!(Instant::now() < until, "{online} of {devices} devices are online");
             tokio::time::sleep(POLL_PAUSE).await;
         }
-    }
-
-    fn radio_log(&self, n: usize) -> PathBuf {
-        self.folder.join(format!("fleet-{n}.radio"))
-    }
-
-    fn radio_logs(&self) -> Vec<PathBuf> {
-        (0..self.fleets.len()).map(|n| self.radio_log(n)).collect()
     }
 
     fn check_alive(&mut self) -> anyhow::Result<()> {

@@ -29,6 +29,7 @@ use self::faults::{Fault, Inflicted};
 use self::history::History;
 use self::load::{Load, Request};
 use self::site::{Plan, Site, Tenants};
+use crate::fleet;
 use crate::invariants::Violation;
 use crate::process::Programs;
 
@@ -60,24 +61,7 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Quick SIMs with every kind of trouble a network has, which also receive.
-const FLEET_PROFILE: &str = r#"
-[[group]]
-count = 1
-window = 32
-[[group.sim]]
-depth = 4
-latency = { min_ms = 2, mean_ms = 20, max_ms = 500 }
-delivery = { min_ms = 5, mean_ms = 100, max_ms = 5000 }
-permanent = 0.003
-route = 0.002
-transient = 0.005
-unknown = 0.001
-crash = 0.001
-silence = 0.002
-undelivered = 0.003
-inbound_per_hour = 400.0
-"#;
+const INBOUND_PER_HOUR: u32 = 400;
 
 /// Quick SIMs that never fail.
 const PROBED_PROFILE: &str = r#"
@@ -101,7 +85,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Option<Outcome>> {
         tenants: Tenants::Count(options.tenants),
         devices_per_tenant: options.devices_per_tenant,
         fleets: options.fleets,
-        profile: FLEET_PROFILE.to_owned(),
+        profile: fleet::troubled(INBOUND_PER_HOUR),
     };
     let Some(mut site) = Site::start(plan).await? else { return Ok(None) };
     println!("the cluster is up after {:.1?}", began.elapsed());

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::nodes::{Call, Nodes};
 use super::relay::Relay;
+use crate::fleet::{Fleet, radio_logs};
 use crate::process::{Program, Programs};
 use crate::radio_log;
 
@@ -211,29 +212,10 @@ impl Site {
                 codes.push('\n');
             }
         }
-        let profile = self.plan.folder.join("fleet.toml");
-        std::fs::write(&profile, &self.plan.profile)?;
+        let Plan { folder, profile, seed, programs, .. } = &self.plan;
         for (number, codes) in codes.iter().enumerate() {
-            let file = |kind: &str| self.plan.folder.join(format!("fleet-{number}{kind}"));
-            std::fs::write(file(".codes"), codes)?;
-            let seed = (self.plan.seed ^ number as u64).to_string();
-            let (data, codes, log) = (file(""), file(".codes"), file(".radio"));
-            let arguments = [
-                "simulate",
-                "--data-dir",
-                text(&data)?,
-                "--codes",
-                text(&codes)?,
-                "--profile",
-                text(&profile)?,
-                "--radio-log",
-                text(&log)?,
-                "--seed",
-                &seed,
-            ];
-            let mut fleet = Program::new(&self.plan.programs.node, &arguments, file(".log"));
-            fleet.start()?;
-            self.fleets.push(fleet);
+            let fleet = Fleet { folder, number, codes, profile, seed: *seed };
+            self.fleets.push(fleet.start(programs)?);
         }
         let everybody: Vec<usize> = (0..self.tenants.len()).collect();
         self.online(&everybody, START_DEADLINE).await.map(drop)
@@ -265,13 +247,8 @@ impl Site {
         Ok(took)
     }
 
-    pub fn radio_logs(&self) -> Vec<PathBuf> {
-        let log = |number| self.plan.folder.join(format!("fleet-{number}.radio"));
-        (0..self.fleets.len()).map(log).filter(|log| log.exists()).collect()
-    }
-
     pub fn radios(&self) -> anyhow::Result<(Vec<radio_log::HandOver>, Vec<radio_log::Received>)> {
-        radio_log::read_both(&self.radio_logs())
+        radio_log::read_both(&radio_logs(&self.plan.folder, self.fleets.len()))
     }
 
     /// Nobody but us ends a process here.

@@ -3,7 +3,8 @@
 /// Devices of a fleet.
 pub(super) const DEVICES: usize = 5;
 
-pub(super) struct Fleet {
+/// What a fleet's devices are like.
+pub(super) struct Kind {
     pub name: &'static str,
     pub profile: &'static str,
     /// Segments per minute of each of its SIMs.
@@ -12,11 +13,11 @@ pub(super) struct Fleet {
     pub dies: bool,
 }
 
-pub(super) const FLEETS: [Fleet; 4] = [
-    Fleet { name: "healthy", profile: HEALTHY, per_minute: Some(60), dies: false },
-    Fleet { name: "flaky", profile: FLAKY, per_minute: Some(90), dies: false },
-    Fleet { name: "ill", profile: ILL, per_minute: Some(120), dies: false },
-    Fleet { name: "dying", profile: DYING, per_minute: None, dies: true },
+pub(super) const FLEETS: [Kind; 4] = [
+    Kind { name: "healthy", profile: HEALTHY, per_minute: Some(60), dies: false },
+    Kind { name: "flaky", profile: FLAKY, per_minute: Some(90), dies: false },
+    Kind { name: "ill", profile: ILL, per_minute: Some(120), dies: false },
+    Kind { name: "dying", profile: DYING, per_minute: None, dies: true },
 ];
 
 const HEALTHY: &str = r#"

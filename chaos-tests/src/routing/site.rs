@@ -1,7 +1,7 @@
 //! The installation of a run: its processes, its providers, and what was set.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -9,8 +9,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Options;
-use super::fleet::{DEVICES, FLEETS, Fleet};
+use super::fleet::{DEVICES, FLEETS, Kind};
 use crate::client::Client;
+use crate::fleet::{Fleet, radio_logs};
 use crate::process::{Program, Programs};
 use crate::provider_server::{ProviderServer, Script, Settings};
 use crate::scenario::{free_tcp_address, free_udp_address, path};
@@ -39,7 +40,7 @@ pub(super) struct Site {
     pub client: Client,
     /// By device and slot, or account and 0.
     pub per_minute: BTreeMap<(String, u8), u32>,
-    folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 impl Site {
@@ -123,39 +124,19 @@ impl Site {
         self.client.put_any("/v1/routing", &body).await.map(drop)
     }
 
-    async fn add_fleet(&mut self, programs: &Programs, fleet: &Fleet, seed: u64) -> anyhow::Result<()> {
+    async fn add_fleet(&mut self, programs: &Programs, kind: &Kind, seed: u64) -> anyhow::Result<()> {
         let n = self.fleets.len();
         let mut codes = String::new();
         for device in 0..DEVICES {
-            let body = json!({ "device_name": format!("{} {device}", fleet.name) });
+            let body = json!({ "device_name": format!("{} {device}", kind.name) });
             let enrolment = self.client.call(Method::POST, "/v1/enrollments", Some(body)).await?;
             codes.push_str(text(&enrolment, "uri")?);
             codes.push('\n');
         }
-        let file = |end: &str| self.folder.join(format!("fleet-{n}{end}"));
-        let (codes_file, profile) = (file(".codes"), file(".toml"));
-        std::fs::write(&codes_file, codes)?;
-        std::fs::write(&profile, fleet.profile)?;
-        let (data, log) = (file(""), self.radio_log(n));
-        let seed = (seed ^ n as u64).to_string();
-        let arguments = [
-            "simulate",
-            "--data-dir",
-            path(&data)?,
-            "--codes",
-            path(&codes_file)?,
-            "--profile",
-            path(&profile)?,
-            "--radio-log",
-            path(&log)?,
-            "--seed",
-            &seed,
-        ];
-        let mut program = Program::new(&programs.node, &arguments, file(".log"));
-        program.start()?;
-        self.fleets.push(program);
+        let fleet = Fleet { folder: &self.folder, number: n, codes: &codes, profile: kind.profile, seed };
+        self.fleets.push(fleet.start(programs)?);
         self.wait_until_online(self.fleets.len() * DEVICES).await?;
-        self.know_devices(fleet).await
+        self.know_devices(kind).await
     }
 
     async fn wait_until_online(&mut self, devices: usize) -> anyhow::Result<()> {
@@ -173,7 +154,7 @@ impl Site {
     }
 
     /// The SIMs that have come with a fleet get their limits.
-    async fn know_devices(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
+    async fn know_devices(&mut self, kind: &Kind) -> anyhow::Result<()> {
         let sims = self.client.call(Method::GET, "/v1/sims?limit=500", None).await?;
         let known: Vec<String> = self.devices.concat();
         let mut devices = Vec::new();
@@ -183,7 +164,7 @@ impl Site {
                 continue;
             }
             let slot = sim["slot"].as_u64().context("a SIM without slot")? as u8;
-            if let Some(limit) = fleet.per_minute {
+            if let Some(limit) = kind.per_minute {
                 let body = json!({ "limits": { "per_minute": limit } });
                 let path = format!("/v1/sims/{}", text(sim, "id")?);
                 self.client.call(Method::PATCH, &path, Some(body)).await?;
@@ -196,12 +177,8 @@ impl Site {
         Ok(())
     }
 
-    fn radio_log(&self, n: usize) -> PathBuf {
-        self.folder.join(format!("fleet-{n}.radio"))
-    }
-
     pub(super) fn radio_logs(&self) -> Vec<PathBuf> {
-        (0..self.fleets.len()).map(|n| self.radio_log(n)).filter(|log| Path::exists(log)).collect()
+        radio_logs(&self.folder, self.fleets.len())
     }
 
     /// What people call it.
