@@ -48,7 +48,7 @@ pub(crate) async fn run(routing: Routing) -> anyhow::Result<()> {
     let outcome = routing::run(&options).await?;
     println!("{}", outcome.report);
     let (promised, faults) = (outcome.promised, outcome.faults.len());
-    println!("{promised} promised, {faults} faults, {:.0} s", outcome.took.as_secs_f64());
+    println!("{promised} promised, {faults} faults, {}", outcome.phases);
     if outcome.violations.is_empty() {
         println!("no violation");
         return Ok(());

@@ -3,12 +3,14 @@
 //! clients send. Afterwards every promise is checked against what radios and providers really had, and the report says where
 //! messages went and how long they took to get away from what failed.
 
+mod failover;
 mod faults;
 mod fleet;
 mod report;
 mod site;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +30,8 @@ use crate::promises::Promises;
 use crate::radio_log::{self, HandOver};
 use site::Site;
 
-pub use faults::Fault;
+pub use failover::{Failover, Move};
+pub use faults::{Fault, What};
 pub use report::Report;
 
 #[derive(Debug, Clone)]
@@ -53,7 +56,35 @@ pub struct Outcome {
     pub faults: Vec<Fault>,
     pub report: Report,
     pub violations: Vec<Violation>,
-    pub took: Duration,
+    /// What took how long, in order.
+    pub phases: Phases,
+}
+
+/// The parts of a run, with their times.
+#[derive(Debug)]
+pub struct Phases {
+    since: Instant,
+    ended: Vec<(&'static str, Duration)>,
+}
+
+impl Phases {
+    fn begin() -> Self {
+        Self { since: Instant::now(), ended: Vec::new() }
+    }
+
+    fn ended(&mut self, what: &'static str) {
+        let now = Instant::now();
+        self.ended.push((what, now - std::mem::replace(&mut self.since, now)));
+    }
+}
+
+impl fmt::Display for Phases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Duration = self.ended.iter().map(|(_, took)| *took).sum();
+        let parts: Vec<String> =
+            self.ended.iter().map(|(what, took)| format!("{what} {:.1}", took.as_secs_f64())).collect();
+        write!(f, "{:.0} s: {}", all.as_secs_f64(), parts.join(", "))
+    }
 }
 
 /// A message as the installation tells it in the end.
@@ -62,14 +93,7 @@ pub(crate) struct Told {
     pub id: String,
     pub state: String,
     pub attempts: u16,
-    #[serde(default)]
-    pub device: Option<String>,
-    #[serde(default)]
-    pub provider: Option<String>,
-    pub accepted_at: Moment,
     pub expires_at: Moment,
-    #[serde(default)]
-    pub sent_at: Option<Moment>,
     pub updated_at: Moment,
     #[serde(default)]
     pub error: Option<ToldError>,
@@ -101,19 +125,26 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(120);
 const END_LATE_MS: u64 = 15_000;
 
 pub async fn run(options: &Options) -> anyhow::Result<Outcome> {
-    let start = Instant::now();
+    let mut phases = Phases::begin();
     let mut site = Site::start(options).await?;
+    phases.ended("start");
     let (progress, seen) = watch::channel(0);
     let sending = tokio::spawn(send_all(site.client.clone(), options.clone(), progress));
     let faults = faults::strike(&mut site, options, seen).await?;
+    phases.ended("faults");
     let promises = sending.await??;
+    phases.ended("the rest of sending");
     site.wait_for_the_end(options).await?;
+    phases.ended("until all have ended");
     let told: Vec<Told> = site.client.list_all_as().await?;
     let hand_overs = hand_overs(&site)?;
     let report = report::make(&site, &told, &hand_overs, &faults).await?;
+    phases.ended("report");
     let violations = check(&site, &promises, &told, &hand_overs).await?;
+    phases.ended("checks");
     site.stop().await?;
-    Ok(Outcome { promised: promises.len(), faults, report, violations, took: start.elapsed() })
+    phases.ended("stop");
+    Ok(Outcome { promised: promises.len(), faults, report, violations, phases })
 }
 
 /// What left, from those who know: the radios' logs and the providers. Accounts have the names that the installation gave them.
@@ -221,11 +252,7 @@ mod tests {
             id: format!("{state}{updated_s}"),
             state: state.into(),
             attempts: 1,
-            device: None,
-            provider: None,
-            accepted_at: at(0),
             expires_at: at(60),
-            sent_at: None,
             updated_at: at(updated_s),
             error: None,
         }

@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
-use serde::Deserialize;
+use reqwest::Method;
 use tokio::task::JoinSet;
 
-use super::faults::{Fault, What};
+use super::failover::{Failover, Traced, failovers};
+use super::faults::Fault;
 use super::site::Site;
-use super::{Moment, Told, count};
+use super::{Told, count};
 use crate::client::Client;
 use crate::provider_server::Seen;
 use crate::radio_log::{HandOver, Refused};
@@ -41,51 +45,14 @@ pub struct Hands {
     pub refused: BTreeMap<Refused, usize>,
 }
 
-/// What one kind of fault did to the messages that were on a route just then.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failover {
-    pub what: What,
-    pub times: usize,
-    /// From the fault, or the dispatch when that was later, to the success on another route; sorted.
-    pub moved_ms: Vec<u64>,
-    /// Went on where they were when it was back, or stay in doubt: they may be on the air, and nothing repeats them.
-    pub stayed: usize,
-}
-
-#[derive(Debug, Deserialize)]
-struct Traced {
-    trace: Vec<TraceStep>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct TraceStep {
-    at: Moment,
-    state: String,
-    attempt: u16,
-    #[serde(default)]
-    device: Option<String>,
-    #[serde(default)]
-    provider: Option<String>,
-}
-
-impl TraceStep {
-    fn route(&self) -> Option<&str> {
-        self.device.as_deref().or(self.provider.as_deref())
-    }
-
-    fn at_ms(&self) -> u64 {
-        self.at.0
-    }
-}
-
 pub(super) async fn make(
     site: &Site,
     told: &[Told],
     hand_overs: &[HandOver],
     faults: &[Fault],
 ) -> anyhow::Result<Report> {
-    let wanted = told.iter().filter(|one| one.attempts > 1 || faults.iter().any(|fault| was_near(one, fault)));
-    let traces = traces(&site.client, wanted.map(|one| one.id.clone()).collect()).await?;
+    let ids = told.iter().map(|one| one.id.clone()).collect();
+    let traces = traces(&site.client, ids, &site.folder.join("messages.ndjson")).await?;
     let ended_badly = told.iter().filter(|one| one.state == "failed" || one.state == "expired");
     let error = |one: &Told| one.error.as_ref().map(|error| (error.class.clone(), error.code.clone()));
     Ok(Report {
@@ -110,8 +77,8 @@ fn routes(site: &Site, hand_overs: &[HandOver]) -> Vec<(String, Hands)> {
     by_route.into_iter().collect()
 }
 
-/// The steps of each of these messages.
-async fn traces(client: &Client, ids: Vec<String>) -> anyhow::Result<Vec<Vec<TraceStep>>> {
+/// All that became of each of these messages; also written to `file`, a line for each, for whoever looks further.
+async fn traces(client: &Client, ids: Vec<String>, file: &Path) -> anyhow::Result<Vec<Traced>> {
     let (ids, next) = (Arc::new(ids), Arc::new(AtomicUsize::new(0)));
     let mut readers = JoinSet::new();
     for _ in 0..READERS {
@@ -119,69 +86,20 @@ async fn traces(client: &Client, ids: Vec<String>) -> anyhow::Result<Vec<Vec<Tra
         readers.spawn(async move {
             let mut read = Vec::new();
             while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let answer = client.call(reqwest::Method::GET, &format!("/v1/messages/{id}"), None).await?;
-                let traced: Traced = serde_json::from_value(answer).context("reading a trace")?;
-                read.push(traced.trace);
+                read.push(client.call(Method::GET, &format!("/v1/messages/{id}"), None).await?);
             }
             anyhow::Ok(read)
         });
     }
-    let mut all = Vec::new();
+    let (mut all, mut lines) = (Vec::new(), BufWriter::new(File::create(file)?));
     while let Some(read) = readers.join_next().await {
-        all.extend(read??);
+        for message in read?? {
+            writeln!(lines, "{message}")?;
+            all.push(serde_json::from_value(message).context("reading a trace")?);
+        }
     }
+    lines.flush()?;
     Ok(all)
-}
-
-fn failovers(traces: &[Vec<TraceStep>], faults: &[Fault]) -> Vec<Failover> {
-    let mut by_kind: BTreeMap<What, Failover> = BTreeMap::new();
-    for fault in faults.iter().filter(|fault| !fault.routes.is_empty()) {
-        let new = Failover { what: fault.what, times: 0, moved_ms: Vec::new(), stayed: 0 };
-        let failover = by_kind.entry(fault.what).or_insert(new);
-        failover.times += 1;
-        for trace in traces {
-            match hit(trace, fault) {
-                Some(Some(moved_ms)) => failover.moved_ms.push(moved_ms),
-                Some(None) => failover.stayed += 1,
-                None => {}
-            }
-        }
-    }
-    let mut all: Vec<Failover> = by_kind.into_values().collect();
-    all.iter_mut().for_each(|failover| failover.moved_ms.sort_unstable());
-    all
-}
-
-/// Whether an attempt of this message was under way on what failed: after how long the message was sent elsewhere, if it was.
-fn hit(trace: &[TraceStep], fault: &Fault) -> Option<Option<u64>> {
-    let away = |route: Option<&str>| route.is_some_and(|route| fault.routes.iter().any(|one| one == route));
-    let under_way = trace.iter().enumerate().find_map(|(n, step)| {
-        if step.state != "dispatching" || !away(step.route()) || step.at_ms() >= fault.to_ms {
-            return None;
-        }
-        let next = trace[n + 1..].first();
-        let sent =
-            next.is_some_and(|next| next.attempt == step.attempt && matches!(&*next.state, "sent" | "delivered"));
-        let over = next.is_some_and(|next| next.at_ms() < fault.from_ms);
-        (!sent && !over).then(|| (n, step.at_ms().max(fault.from_ms)))
-    });
-    let (n, since_ms) = under_way?;
-    let elsewhere = |step: &&TraceStep| matches!(&*step.state, "sent" | "delivered") && !away(step.route());
-    Some(trace[n..].iter().find(elsewhere).map(|step| step.at_ms().saturating_sub(since_ms)))
-}
-
-/// Its only attempt was on what failed, perhaps just then.
-fn was_near(one: &Told, fault: &Fault) -> bool {
-    let route = one.device.as_ref().or(one.provider.as_ref());
-    let meant = one.attempts == 1 && route.is_some_and(|route| fault.routes.contains(route));
-    let sent_before = one.sent_at.is_some_and(|sent| sent.0 < fault.from_ms);
-    meant && !sent_before && one.accepted_at.0 < fault.to_ms && one.updated_at.0 > fault.from_ms
-}
-
-/// The value below which so many percent are, of sorted ones.
-fn percentile(sorted: &[u64], percent: usize) -> u64 {
-    let place = (sorted.len() * percent).div_ceil(100).max(1) - 1;
-    sorted.get(place).copied().unwrap_or_default()
 }
 
 impl fmt::Display for Report {
@@ -207,56 +125,8 @@ impl fmt::Display for Report {
                 writeln!(f, "  {n:>7} {what}")?;
             }
         }
-        writeln!(f, "failover, ms from the fault to the success elsewhere:")?;
-        for failover in &self.failovers {
-            let ms = |percent| percentile(&failover.moved_ms, percent);
-            writeln!(
-                f,
-                "  {} x {}: moved {}, p50 {}, p95 {}, max {}; stayed {}",
-                failover.times,
-                failover.what.name(),
-                failover.moved_ms.len(),
-                ms(50),
-                ms(95),
-                ms(100),
-                failover.stayed,
-            )?;
-        }
+        writeln!(f, "failover of messages that were on their way where something failed, ms:")?;
+        self.failovers.iter().try_for_each(|failover| failover.fmt(f))?;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn step(at_ms: u64, state: &str, attempt: u16, device: &str) -> TraceStep {
-        TraceStep { at: Moment(at_ms), state: state.into(), attempt, device: Some(device.into()), provider: None }
-    }
-
-    #[test]
-    fn percentiles_are_of_what_is_there() {
-        assert_eq!(percentile(&[], 95), 0);
-        assert_eq!(percentile(&[7], 50), 7);
-        let hundred: Vec<u64> = (1..=100).collect();
-        assert_eq!([50, 95, 100].map(|percent| percentile(&hundred, percent)), [50, 95, 100]);
-    }
-
-    #[test]
-    fn a_message_is_hit_when_it_was_on_the_way_there() {
-        let fault = Fault { what: What::DevicesKilled, routes: vec!["a".into()], from_ms: 1_000, to_ms: 9_000 };
-        let moved = [
-            step(900, "dispatching", 1, "a"),
-            step(5_000, "queued", 1, "a"),
-            step(5_010, "dispatching", 2, "b"),
-            step(5_100, "sent", 2, "b"),
-        ];
-        assert_eq!(hit(&moved, &fault), Some(Some(4_100)));
-        let later = [step(2_000, "dispatching", 1, "a"), step(5_000, "queued", 1, "a"), step(5_500, "sent", 2, "b")];
-        assert_eq!(hit(&later, &fault), Some(Some(3_500)), "from its dispatch");
-        assert_eq!(hit(&[step(900, "dispatching", 1, "a"), step(950, "sent", 1, "a")], &fault), None);
-        assert_eq!(hit(&[step(900, "dispatching", 1, "a"), step(6_000, "unknown", 1, "a")], &fault), Some(None));
-        assert_eq!(hit(&[step(900, "dispatching", 1, "b"), step(6_000, "unknown", 1, "b")], &fault), None);
-        assert_eq!(hit(&[step(9_500, "dispatching", 1, "a")], &fault), None, "after it");
     }
 }
