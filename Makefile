@@ -25,6 +25,8 @@ lint:
 
 test:
 	./.ci/prepare
+	# The programs that the live tests run. Without the features of tests they are compiled once more; here no test waits for it.
+	$(CARGO) build --locked --workspace --bins
 	FLOTILLA_TESTS_REQUIRE_ALL=1 $(CARGO) test --locked --workspace
 	# What stands on the catalog, once more on PostgreSQL.
 	FLOTILLA_TESTS_REQUIRE_ALL=1 FLOTILLA_TEST_STORE=postgres $(CARGO) test --locked --workspace --lib -- fleet:: ca:: gateway::

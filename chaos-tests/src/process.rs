@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,8 +17,10 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// For tests: has cargo build both as this test was built, so that no stale program is tested.
+    /// For tests: has cargo build both, so that no stale program is tested. That takes minutes where they were only built with
+    /// the features of tests, so the time is said: it is none of the test's own.
     pub fn built() -> anyhow::Result<Self> {
+        let began = Instant::now();
         let Some(cargo) = std::env::var_os("CARGO") else { return Self::beside_this() };
         let mut build = std::process::Command::new(cargo);
         build.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
@@ -28,6 +31,7 @@ impl Programs {
         if !status.success() {
             bail!("cargo build ended with {status}");
         }
+        println!("building the programs took {:.0} s", began.elapsed().as_secs_f64());
         Self::beside_this()
     }
 
