@@ -38,6 +38,9 @@ pub(super) fn failure(class: ErrorClass, code: &str, text: &str) -> Failure {
 impl Machine {
     /// Dispatches what can go. Whether there was anybody to serve.
     pub(super) fn serve(&mut self, now: Now) -> bool {
+        for target in self.lanes.take_with_room() {
+            Priority::ALL.into_iter().for_each(|class| self.rouse_one(target, class));
+        }
         let mut targets = self.lanes.take_marked();
         let somebody = !targets.is_empty();
         for class in Priority::ALL {
@@ -111,6 +114,7 @@ impl Machine {
                     self.waits += 1;
                     self.lanes.set_aside(target, class);
                     self.sleep(slot, until_ms.saturating_sub(now.mono_ms).max(1), now);
+                    self.put_aside(slot);
                 }
                 Choice::Refuse { code, text } => {
                     let attempt = candidate.attempt - 1;
@@ -155,7 +159,9 @@ impl Machine {
         let device = self.devices.get_mut(&route.device).expect("a route is on a device that is known");
         let session = device.session.expect("a route is on a device with a link");
         let sim = device.sim_mut(route.sim).expect("a route is on a SIM of its device");
-        let Some(message) = self.messages.get(slot) else { return };
+        let Some(message) = self.messages.get_mut(slot) else { return };
+        // What it waits for from now on, if for anything, is not room.
+        message.aside = false;
         let attempt = Attempt { message: message.id, number: message.attempt + 1 };
         let send_within_ms = lease_ms(self.settings.send_within_ms, message.expires_ms, now);
         // An account submits what it gets: nothing of it may count as never granted.
@@ -308,12 +314,36 @@ impl Machine {
         self.refill(tenant, class);
     }
 
+    /// Lists a message that sleeps among those that other room is offered to, once.
+    fn put_aside(&mut self, slot: Slot) {
+        let Some(message) = self.messages.get_mut(slot) else { return };
+        if !std::mem::replace(&mut message.aside, true) {
+            let (lane, messages) = (message.lane, &self.messages);
+            self.lanes.put_aside(lane, slot, |slot| messages.get(slot).is_some_and(|message| message.aside));
+        }
+    }
+
+    /// A route has got room: one message of those that were set aside may look at it.
+    fn rouse_one(&mut self, target: Slot, class: Priority) {
+        while let Some(slot) = self.lanes.next_aside(target, class) {
+            let Some(message) = self.messages.get_mut(slot) else { continue };
+            let aside = std::mem::replace(&mut message.aside, false);
+            if aside && message.wake_ms.is_some() {
+                return self.rouse(slot);
+            }
+        }
+    }
+
     /// Its wait is over.
     pub(super) fn wake(&mut self, slot: Slot, now: Now) {
-        let Some(message) = self.messages.get_mut(slot) else { return };
-        if message.wake_ms.is_none_or(|at| at > now.mono_ms) {
-            return;
+        let due = |message: &Message| message.wake_ms.is_some_and(|at| at <= now.mono_ms);
+        if self.messages.get(slot).is_some_and(due) {
+            self.rouse(slot);
         }
+    }
+
+    fn rouse(&mut self, slot: Slot) {
+        let Some(message) = self.messages.get_mut(slot) else { return };
         message.wake_ms = None;
         let key = &self.lanes.get(message.lane).key;
         let (tenant, class) = (key.tenant, key.class);

@@ -5,6 +5,10 @@
 //! message sits out a turn for each further segment. Inside a lane whoever has waited longest is in front: where it has to have
 //! patience with a busy step of its plan, all behind it have to, too. A target without a free route is simply not asked: whoever frees a
 //! place marks the targets that it suits, so no input looks at more than those.
+//!
+//! A message that no free route suits (it has failed on the only one, it is longer than what a limit leaves) is set aside, so
+//! that those behind it can go. It is asked again after a time, and, in turn with others like it, whenever a route gets room:
+//! that room may be for it, and would always be gone by the time.
 
 use std::collections::VecDeque;
 
@@ -57,7 +61,14 @@ struct Target {
     marked: bool,
     /// A timer will mark it then (monotonic).
     serve_ms: Option<u64>,
+    /// Messages that were set aside, by class; with keys of some that were not, or are no more.
+    asides: [VecDeque<Slot>; 4],
+    /// A route has got room since they were asked.
+    has_room: bool,
 }
+
+/// Longer lists of messages that were set aside are looked through for those that are not any more.
+const ASIDES_MIN: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
@@ -68,6 +79,8 @@ pub(super) struct Lanes {
     /// The targets of each tenant that are not pinned, one for each plan in use.
     unpinned: FxHashMap<TenantId, SmallVec<[Slot; 2]>>,
     marked: Vec<Slot>,
+    /// Targets with messages aside for which a route has got room.
+    with_room: Vec<Slot>,
 }
 
 impl Lanes {
@@ -150,10 +163,47 @@ impl Lanes {
     pub(super) fn mark_pin(&mut self, tenant: TenantId, pin: Pin) {
         if pin == Pin::Any {
             let targets = self.unpinned.get(&tenant).cloned();
-            targets.into_iter().flatten().for_each(|target| self.mark(target));
+            targets.into_iter().flatten().for_each(|target| self.mark_room(target));
         } else if let Some(target) = self.by_pin.get(&(tenant, pin, PlanRef::default())) {
-            self.mark(*target);
+            self.mark_room(*target);
         }
+    }
+
+    fn mark_room(&mut self, slot: Slot) {
+        self.mark(slot);
+        let target = self.target_mut(slot);
+        if !target.has_room && target.asides.iter().any(|asides| !asides.is_empty()) {
+            target.has_room = true;
+            self.with_room.push(slot);
+        }
+    }
+
+    /// Targets with messages aside, for which a route has got room since the last call.
+    pub(super) fn take_with_room(&mut self) -> Vec<Slot> {
+        let with_room = std::mem::take(&mut self.with_room);
+        for target in &with_room {
+            if let Some(target) = self.targets.get_mut(*target) {
+                target.has_room = false;
+            }
+        }
+        with_room
+    }
+
+    /// A message of this lane sleeps because no route with room suited it. `holds` tells of one whether it still does.
+    pub(super) fn put_aside(&mut self, lane: Slot, message: Slot, holds: impl Fn(Slot) -> bool) {
+        let lane = self.lane_mut(lane);
+        let (target, class) = (lane.target, lane.key.class);
+        let target = self.target_mut(target);
+        let asides = &mut target.asides[class as usize];
+        if asides.len() >= ASIDES_MIN && asides.len() == asides.capacity() {
+            asides.retain(|message| holds(*message));
+        }
+        asides.push_back(message);
+    }
+
+    /// The one of these that has waited longest for its turn.
+    pub(super) fn next_aside(&mut self, target: Slot, class: Priority) -> Option<Slot> {
+        self.targets.get_mut(target)?.asides[class as usize].pop_front()
     }
 
     /// Anything about this tenant may have changed.

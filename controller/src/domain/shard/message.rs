@@ -58,6 +58,8 @@ pub(super) struct Message {
     pub(super) since_ms: u64,
     /// While it waits for its back-off to end: when, by the monotonic clock.
     pub(super) wake_ms: Option<u64>,
+    /// It waits because no route with room suited it, and is among those of its target that other room is offered to.
+    pub(super) aside: bool,
     /// The last attempt's SIM is avoided until then (monotonic).
     pub(super) avoid_until_ms: u64,
     /// Somebody wants it cancelled; a device may be sending it.
@@ -138,6 +140,7 @@ impl Message {
             at_ms,
             since_ms: 0,
             wake_ms: None,
+            aside: false,
             avoid_until_ms: 0,
             cancel_asked: false,
             dispatched_here: false,

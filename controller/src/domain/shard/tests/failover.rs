@@ -101,6 +101,37 @@ fn after_the_sims_the_account() {
     assert_eq!((why.because, why.step), (Because::Fallback, 2));
 }
 
+/// The only route with room has refused it, so it was set aside; those behind it take all other room at once.
+#[test]
+fn room_is_offered_to_a_message_that_was_set_aside_before_those_behind_it() {
+    let mut rig = Rig::new();
+    let step = Step { routes: vec![Select::Sims, Select::Providers], patience_s: None, cheapest: false };
+    let plans = [("any".into(), Plan { steps: vec![step] })].into();
+    rig.set_routing(TenantRouting { plans, default_plan: Some("any".into()), ..TenantRouting::default() });
+    rig.up(1, 1, &[route_sim(1, 1)]);
+    let first = rig.accept(|_| {});
+    assert_eq!(rig.dispatched(1).attempt, attempt(first, 1));
+    rig.account_up(7, 1);
+    let moved = rig.accept(|_| {});
+    assert_eq!(rig.dispatched(7).attempt, attempt(moved, 1));
+    rig.report(7, ReportKind::Failed { attempt: attempt(moved, 1), error: error(ErrorClass::Route), segments_sent: 0 });
+    rig.pass(2_000);
+    let behind: Vec<_> = (0..3).map(|_| rig.accept(|_| {})).collect();
+    assert_eq!(rig.dispatched(7).attempt, attempt(behind[0], 1), "the account does not rest any more");
+    assert_eq!(rig.state(moved), Queued);
+    rig.report(1, ReportKind::Sent { attempt: attempt(first, 1), segments: 1 });
+    assert_eq!(rig.dispatched(1).attempt, attempt(moved, 2));
+    // A pause that an error asks for is not cut short by room: the next one takes it.
+    for number in [2, 3] {
+        let (at, error) = (rig.records[&moved].route.unwrap().device.to_bytes()[0], error(ErrorClass::Transient));
+        rig.report(at, ReportKind::Failed { attempt: attempt(moved, number), error, segments_sent: 0 });
+        rig.report(7, ReportKind::Sent { attempt: attempt(behind[0], 1), segments: 1 });
+    }
+    assert_eq!((rig.records[&moved].attempt, rig.state(moved)), (3, Queued));
+    rig.pass(5 * MINUTE - 1);
+    assert_eq!((rig.state(behind[1]), rig.state(moved)), (Dispatching, Queued));
+}
+
 #[test]
 fn what_the_network_gives_up_goes_on_to_the_next_route() {
     let mut rig = Rig::new();
