@@ -6,8 +6,9 @@
 /// A live device's transport answers within its round trip and 25 ms (RFC 9000, 13.2.1), or repeats within a few of them; a
 /// phone may have to wake its radio first.
 const SILENT_AFTER_MS: u64 = 4_000;
-/// A device with work is asked after so long without a sign of it.
-const ASK_AFTER_MS: u64 = 2_000;
+/// A device with work is asked after so long without a sign of it. With the looks between, one that dies gets no work any more
+/// after 6 s at the latest.
+const ASK_AFTER_MS: u64 = 1_500;
 /// What a device was given is handed to its radio within a minute, or not at all.
 const AT_WORK_MS: u64 = 75_000;
 
@@ -103,11 +104,11 @@ mod tests {
         silence.wrote(1_000, true, || 7);
         assert_eq!(silence.look(2_000, 8), Look::Nothing, "it has what it was given");
         assert_eq!(silence.look(3_000, 9), Look::Nothing);
-        assert_eq!(silence.look(4_999, 9), Look::Nothing);
-        assert_eq!(silence.look(5_000, 9), Look::Ask);
-        silence.wrote(5_000, false, || 9);
-        assert_eq!(silence.look(8_999, 9), Look::Nothing, "once");
-        assert_eq!(silence.look(9_000, 9), Look::Changed { silent: true });
+        assert_eq!(silence.look(4_499, 9), Look::Nothing);
+        assert_eq!(silence.look(4_500, 9), Look::Ask);
+        silence.wrote(4_500, false, || 9);
+        assert_eq!(silence.look(8_499, 9), Look::Nothing, "once");
+        assert_eq!(silence.look(8_500, 9), Look::Changed { silent: true });
         assert_eq!(silence.look(30_000, 10), Look::Changed { silent: false });
         assert!(silence.is_watched(75_999) && !silence.is_watched(76_000), "its work is over by then");
     }

@@ -10,7 +10,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Context;
 use crate::fleet::certificates;
 
-const EVERY: Duration = Duration::from_secs(1);
+/// What is silent is noticed so late at most.
+const EVERY: Duration = Duration::from_millis(500);
 /// From the refusal of a session to its end, whatever the device does.
 const CLOSING_MS_MAX: u64 = 3_000;
 /// A device that takes in nothing for so long is not there.
