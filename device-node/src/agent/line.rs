@@ -199,20 +199,20 @@ impl Line {
 
     /// The stream has said something that ends the link.
     pub(super) fn lost(&mut self, error: &StreamError) -> LineEvent {
-        let lived_ms = match &self.phase {
-            Phase::Up { since, .. } => since.elapsed().as_millis() as u64,
-            _ => 0,
+        let (lived_ms, controller) = match &self.phase {
+            Phase::Up { since, session } => (since.elapsed().as_millis() as u64, Some(session.controller.clone())),
+            _ => (0, None),
         };
         self.hang_up();
         self.note(error);
         // The next one may be newer than the one before.
         self.protocol = PROTOCOL;
-        if matches!(error, StreamError::Silent | StreamError::Connection(quinn::ConnectionError::TimedOut)) {
-            // It is dead, or out of reach: the others know who leads now.
-            self.dialer.avoid_current();
-        }
+        let silent = matches!(error, StreamError::Silent | StreamError::Connection(quinn::ConnectionError::TimedOut));
         let random = self.random();
-        let pause_ms = self.dialer.lost(lived_ms, random);
+        let pause_ms = match controller.filter(|_| silent) {
+            Some(controller) => self.dialer.fell_silent(&controller, lived_ms, random),
+            None => self.dialer.lost(lived_ms, random),
+        };
         self.wait(pause_ms);
         LineEvent::Lost
     }
@@ -282,11 +282,12 @@ impl Line {
     }
 
     fn dialed(&mut self, done: Result<(Session, Welcome), ConnectError>) -> LineEvent {
-        let (session, welcome) = match done {
+        let (mut session, welcome) = match done {
             Ok(done) => done,
             Err(error) => return self.not_connected(error),
         };
         self.dialer.connected(&session.controller);
+        session.be_patient(self.dialer.patience());
         self.last_error = None;
         if !self.use_previous {
             self.settle_credential();
@@ -346,7 +347,9 @@ impl Line {
             // Another one may lead, or be up to date.
             Refusal::ShuttingDown | Refusal::Busy => {
                 self.dialer.avoid_current();
-                self.back_off();
+                let random = self.random();
+                let pause_ms = self.dialer.declined(random);
+                self.wait(pause_ms);
             }
             Refusal::TooFast | Refusal::BadFrame => self.back_off(),
             Refusal::UnknownDevice | Refusal::UnsupportedProtocol | Refusal::Superseded | Refusal::StaleCertificate => {

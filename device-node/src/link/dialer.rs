@@ -6,6 +6,10 @@ pub const PAUSE_MIN_MS: u64 = 250;
 pub const PAUSE_MAX_MS: u64 = 30_000;
 /// A link that has lived this long was a good one: the next failure starts from the shortest pause.
 pub const STABLE_MS: u64 = 20_000;
+/// So many answers in a row that there is no leader yet, or another one that is not there, are what a change of leaders looks
+/// like. It takes seconds, so the pauses do not grow beyond that meanwhile.
+const LEADERLESS_MAX: u8 = 8;
+const LEADERLESS_PAUSE_MAX_MS: u64 = 1_000;
 /// Redirects followed at once; what comes beyond looks like a loop and is followed after a pause that grows.
 const REDIRECTS_MAX: u8 = 2;
 /// "At once" lies within this, so that a shard's devices do not reach its new leader in one instant.
@@ -23,7 +27,15 @@ pub struct Dialer {
     first: usize,
     pause_ms: u64,
     redirects: u8,
+    /// Answers in a row of controllers that could not take the device.
+    leaderless: u8,
+    /// The controller that the last link was lost to in silence.
+    silent: Option<String>,
+    /// Times in a row that such a one was there after all.
+    false_alarms: u8,
 }
+
+const FALSE_ALARMS_MAX: u8 = 2;
 
 impl Dialer {
     pub fn new(known: &[String]) -> Self {
@@ -58,6 +70,12 @@ impl Dialer {
     pub fn connected(&mut self, controller: &str) {
         self.preferred.clear();
         self.redirects = 0;
+        self.leaderless = 0;
+        if let Some(silent) = self.silent.take() {
+            // It was busy, or the way to it broken: to leave it each time would keep it so.
+            let false_alarms = if silent == controller { self.false_alarms + 1 } else { 0 };
+            self.false_alarms = false_alarms.min(FALSE_ALARMS_MAX);
+        }
         self.first = self.known.iter().position(|known| known == controller).unwrap_or(0);
     }
 
@@ -75,7 +93,7 @@ impl Dialer {
         self.preferred.truncate(CONTROLLERS_MAX);
         self.redirects = self.redirects.saturating_add(1);
         if self.redirects > REDIRECTS_MAX {
-            return self.failed(random);
+            return self.declined(random);
         }
         (REDIRECT_SPREAD_MS as f64 * random.clamp(0.0, 1.0)) as u64
     }
@@ -87,13 +105,42 @@ impl Dialer {
         self.pause_ms
     }
 
+    /// The same when a controller has answered, and no device of this tenant can be there now.
+    pub fn declined(&mut self, random: f64) -> u64 {
+        let pause_ms = self.failed(random);
+        if self.leaderless >= LEADERLESS_MAX {
+            return pause_ms;
+        }
+        self.leaderless += 1;
+        self.pause_ms = self.pause_ms.min(LEADERLESS_PAUSE_MAX_MS);
+        self.pause_ms
+    }
+
     /// A link that lived for `lived_ms` is lost. The first try comes soon, but not at the same instant for everybody.
     pub fn lost(&mut self, lived_ms: u64, random: f64) -> u64 {
         if lived_ms < STABLE_MS {
             return self.failed(random);
         }
+        self.false_alarms = 0;
         self.pause_ms = 0;
-        (PAUSE_MIN_MS as f64 * random.clamp(0.0, 1.0)) as u64
+        soon(random)
+    }
+
+    /// The same when the controller has become silent: it is dead, or out of reach. The others know who leads now, and are
+    /// asked at once, however short the link has lived: nobody has turned it away, and it was silent for seconds.
+    pub fn fell_silent(&mut self, controller: &str, lived_ms: u64, random: f64) -> u64 {
+        self.avoid_current();
+        self.silent = Some(controller.to_owned());
+        if lived_ms >= STABLE_MS {
+            self.false_alarms = 0;
+            self.pause_ms = 0;
+        }
+        soon(random)
+    }
+
+    /// How many times as long as usual the controller may be silent on the link that there is now.
+    pub fn patience(&self) -> u32 {
+        1 << self.false_alarms
     }
 
     /// Asked to go away for a while.
@@ -101,6 +148,10 @@ impl Dialer {
         self.pause_ms = PAUSE_MAX_MS;
         PAUSE_MAX_MS / 2 + (PAUSE_MAX_MS as f64 / 2.0 * random.clamp(0.0, 1.0)) as u64
     }
+}
+
+fn soon(random: f64) -> u64 {
+    (PAUSE_MIN_MS as f64 * random.clamp(0.0, 1.0)) as u64
 }
 
 #[cfg(test)]
@@ -131,8 +182,10 @@ mod tests {
     #[test]
     fn a_loop_of_redirects_slows_down() {
         let mut dialer = Dialer::new(&names(&["a"]));
-        let pauses: Vec<u64> = (0..6).map(|_| dialer.redirected(names(&["b"]), 1.0)).collect();
-        assert_eq!(pauses, [REDIRECT_SPREAD_MS, REDIRECT_SPREAD_MS, 750, 2250, 6750, 20_250]);
+        let pauses: Vec<u64> = (0..14).map(|_| dialer.redirected(names(&["b"]), 1.0)).collect();
+        assert_eq!(pauses[..3], [REDIRECT_SPREAD_MS, REDIRECT_SPREAD_MS, 750]);
+        assert_eq!(pauses[3..10], [LEADERLESS_PAUSE_MAX_MS; 7]);
+        assert_eq!(pauses[10..], [3_000, 9_000, 27_000, PAUSE_MAX_MS]);
         dialer.connected("b");
         assert!(dialer.redirected(names(&["c"]), 1.0) <= REDIRECT_SPREAD_MS, "a link ends the loop");
     }
@@ -173,6 +226,63 @@ mod tests {
         assert_eq!(dialer.lost(STABLE_MS - 1, 1.0), PAUSE_MAX_MS);
         assert!(dialer.lost(STABLE_MS, 0.99) < PAUSE_MIN_MS);
         assert!(dialer.failed(1.0) <= 3 * PAUSE_MIN_MS);
+    }
+
+    #[test]
+    fn whoever_leads_after_a_death_is_found_at_once_however_often_that_happens() {
+        let mut dialer = Dialer::new(&names(&["a", "b", "c"]));
+        for (dead, next) in [("a", "b"), ("b", "c"), ("c", "a")].into_iter().cycle().take(9) {
+            dialer.connected(dead);
+            // Killed again after a few seconds.
+            assert!(dialer.fell_silent(dead, 4_000, 1.0) <= PAUSE_MIN_MS);
+            assert_eq!(dialer.targets()[0], next);
+            assert_eq!((dialer.targets().last().map(String::as_str), dialer.patience()), (Some(dead), 1));
+        }
+    }
+
+    #[test]
+    fn while_there_is_no_leader_yet_it_is_asked_again_within_a_second() {
+        let mut dialer = Dialer::new(&names(&["a", "b"]));
+        dialer.connected("a");
+        dialer.fell_silent("a", 60_000, 0.0);
+        // Redirects to the dead one, and answers that nobody leads.
+        let pauses: Vec<u64> = (0..6)
+            .flat_map(|_| {
+                let redirected = dialer.redirected(names(&["a"]), 1.0);
+                dialer.avoid_current();
+                [redirected, dialer.declined(1.0)]
+            })
+            .take(LEADERLESS_MAX.into())
+            .collect();
+        assert!(pauses.iter().all(|pause_ms| *pause_ms <= LEADERLESS_PAUSE_MAX_MS), "{pauses:?}");
+        for _ in 0..10 {
+            dialer.declined(1.0);
+        }
+        assert_eq!(dialer.declined(1.0), PAUSE_MAX_MS, "then it is something else");
+        dialer.connected("b");
+        assert!(dialer.lost(STABLE_MS, 1.0) <= PAUSE_MIN_MS);
+        assert!(dialer.declined(1.0) <= LEADERLESS_PAUSE_MAX_MS);
+    }
+
+    #[test]
+    fn a_controller_that_was_only_slow_gets_more_time() {
+        let mut dialer = Dialer::new(&names(&["a", "b"]));
+        dialer.connected("a");
+        let patience: Vec<u32> = (0..4)
+            .map(|_| {
+                dialer.fell_silent("a", 5_000, 0.5);
+                dialer.connected("a");
+                dialer.patience()
+            })
+            .collect();
+        assert_eq!(patience, [2, 4, 4, 4]);
+        dialer.lost(STABLE_MS, 0.5);
+        assert_eq!(dialer.patience(), 1, "it was well for a while");
+        dialer.fell_silent("a", 5_000, 0.5);
+        dialer.connected("a");
+        dialer.fell_silent("a", 5_000, 0.5);
+        dialer.connected("b");
+        assert_eq!(dialer.patience(), 1, "that was a death");
     }
 
     proptest! {

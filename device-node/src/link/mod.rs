@@ -5,6 +5,7 @@ mod choice;
 mod dialer;
 mod race;
 mod session;
+mod silence;
 mod stream;
 mod tcp;
 mod tls;
@@ -48,15 +49,18 @@ const CONTROLLERS_MAX: usize = 256;
 /// Handshakes of this process under way at once. Thousands that share a processor would all end in their deadline.
 const HANDSHAKES_MAX: usize = 64;
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
-/// After a silence this long a link says something. A controller that was killed and is back knows nothing of its links,
-/// and answers their next packet with a stateless reset: so this is how long its restart goes unnoticed on an idle link. A
-/// machine on the mains can afford it. A phone, which wakes its modem each time, does better with 15 s: [`Options`].
-pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
-const IDLE: Duration = Duration::from_secs(45);
-/// Over QUIC a silence of so many intervals is the end of a link: the packet that keeps it alive is repeated meanwhile, so the
-/// controller is dead or out of reach, and another one leads its shards within seconds.
-const KEEP_ALIVES_MISSED: u32 = 2;
-/// The same over TCP, which repeats what was lost at growing intervals.
+/// After a silence this long a link says something, and learns whether the controller is there. One that was killed and is
+/// back knows nothing of its links, and answers their next packet with a stateless reset. A machine on the mains can afford
+/// it. A phone, which wakes its modem each time, does better with 15 s: [`Options`].
+pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// What was said is repeated several times meanwhile; when none of it is acknowledged, another controller leads by then, or
+/// will in a moment. A phone, whose network comes and goes, does better with 10 s.
+pub const SILENCE: Duration = Duration::from_millis(2_500);
+/// The transport's own end of a silence, by which the controller gives a link up as well: at least two keep-alives.
+const IDLE_MIN: Duration = Duration::from_secs(10);
+const IDLE_MAX: Duration = Duration::from_secs(45);
+/// TCP repeats what was lost at growing intervals, and here it is the agent that says something.
+const TCP_KEEP_ALIVE_MIN: Duration = Duration::from_secs(5);
 const TCP_KEEP_ALIVES_MISSED: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
@@ -120,9 +124,11 @@ impl From<StreamError> for ConnectError {
 /// What the machine that carries the links may want otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// After this long without a word a link says something. After twice as long without an answer it is given up, over TCP
-    /// three times.
+    /// After this long without a word a link says something. Over TCP that is at least 5 s, and three times as long without
+    /// an answer end it.
     pub keep_alive: Duration,
+    /// Over QUIC a link is given up when nothing that it has said was acknowledged for so long.
+    pub silence: Duration,
     /// From the first finding that UDP does not pass to the first look whether it does; later looks are less frequent. Short
     /// by default, because a controller that was just starting, or was overrun, looks the same.
     pub look: Duration,
@@ -130,7 +136,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { keep_alive: KEEP_ALIVE, look: Duration::from_secs(60) }
+        Self { keep_alive: KEEP_ALIVE, silence: SILENCE, look: Duration::from_secs(60) }
     }
 }
 
@@ -149,6 +155,7 @@ struct Inner {
     begun: Instant,
     look_ms: u64,
     keep_alive: Duration,
+    silence: Duration,
 }
 
 /// A configuration for one kind of connection of one device.
@@ -169,8 +176,10 @@ impl Links {
         let (tls, transport) = (tls::Tls::new(), Arc::new(transport(options.keep_alive)));
         let (next, handshakes) = (AtomicUsize::new(0), Semaphore::new(HANDSHAKES_MAX));
         let (udp, begun) = (Mutex::default(), Instant::now());
-        let (look_ms, keep_alive) = (options.look.as_millis() as u64, options.keep_alive);
-        Ok(Self(Arc::new(Inner { tls, transport, endpoints, next, handshakes, udp, begun, look_ms, keep_alive })))
+        let Options { keep_alive, silence, look } = options;
+        let look_ms = look.as_millis() as u64;
+        let inner = Inner { tls, transport, endpoints, next, handshakes, udp, begun, look_ms, keep_alive, silence };
+        Ok(Self(Arc::new(inner)))
     }
 
     pub fn link_config(&self, credential: &Credential, roots_der: &[Vec<u8>]) -> Result<LinkConfig, TlsError> {
@@ -248,8 +257,12 @@ impl Links {
         }
     }
 
-    fn silence_max(&self) -> Duration {
-        (self.0.keep_alive * TCP_KEEP_ALIVES_MISSED).min(IDLE)
+    fn tcp_keep_alive(&self) -> Duration {
+        self.0.keep_alive.max(TCP_KEEP_ALIVE_MIN)
+    }
+
+    fn tcp_silence_max(&self) -> Duration {
+        (self.tcp_keep_alive() * TCP_KEEP_ALIVES_MISSED).min(IDLE_MAX)
     }
 
     /// Over one of the sockets, by turns.
@@ -290,7 +303,7 @@ impl Links {
 
     /// Whether the controller answers over UDP, for everybody who wants to know. Nothing is said to it but a handshake.
     async fn look_now(&self, config: &LinkConfig, controller: &str) {
-        let dialed = race::dial_quic(self.endpoint(), config, controller.to_owned());
+        let dialed = race::dial_quic(self, config, controller.to_owned());
         let answered = match timeout(LOOK_DEADLINE, dialed).await {
             Ok(Ok(session)) => {
                 session.hang_up();
@@ -354,7 +367,7 @@ fn udp_socket(any: IpAddr) -> io::Result<UdpSocket> {
 
 /// DESIGN 7: a link that costs little while it is idle.
 fn transport(keep_alive: Duration) -> TransportConfig {
-    let idle = (keep_alive * KEEP_ALIVES_MISSED).min(IDLE);
+    let idle = (keep_alive * 2).clamp(IDLE_MIN, IDLE_MAX);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(8))

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use flotilla_protocol::wire::CONTROLLER_NAME;
-use quinn::Endpoint;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -103,7 +102,7 @@ impl<'a> Race<'a> {
         let (links, config, controller) = (self.links.clone(), self.config.clone(), self.targets[due.target].clone());
         let runner = self.runners.spawn(async move {
             let session = match due.transport {
-                Transport::Quic => dial_quic(links.endpoint(), &config, controller).await,
+                Transport::Quic => dial_quic(&links, &config, controller).await,
                 Transport::Tcp => dial_tcp(links, config, controller).await,
             };
             (due, session)
@@ -126,11 +125,8 @@ impl<'a> Race<'a> {
     }
 }
 
-pub(super) async fn dial_quic(
-    endpoint: Endpoint,
-    config: &LinkConfig,
-    controller: String,
-) -> Result<Session, ConnectError> {
+pub(super) async fn dial_quic(links: &Links, config: &LinkConfig, controller: String) -> Result<Session, ConnectError> {
+    let endpoint = links.endpoint();
     let mut addresses = resolve(&controller).await?.into_iter();
     loop {
         let Some(address) = addresses.next() else { return Err(no_address(&controller)) };
@@ -140,7 +136,7 @@ pub(super) async fn dial_quic(
             let connection = connecting.await?;
             let (send, recv) = connection.open_bi().await?;
             let stream = FrameStream::new(Carrier::Quic { send, recv });
-            Ok(Session::quic(stream, controller.clone(), connection))
+            Ok(Session::quic(stream, controller.clone(), connection, links.0.silence))
         };
         match patiently(addresses.len() == 0, connected).await {
             Err(_) if addresses.len() > 0 => {}
@@ -153,7 +149,7 @@ async fn dial_tcp(links: Links, config: LinkConfig, controller: String) -> Resul
     let mut addresses = resolve(&controller).await?.into_iter();
     loop {
         let Some(address) = addresses.next() else { return Err(no_address(&controller)) };
-        match patiently(addresses.len() == 0, tcp::dial(config.tls.clone(), address, links.silence_max())).await {
+        match patiently(addresses.len() == 0, tcp::dial(config.tls.clone(), address, links.tcp_silence_max())).await {
             Ok((link, rtt)) => {
                 let stream = FrameStream::new(Carrier::Tcp(Box::new(link)));
                 return Ok(Session::tcp(stream, controller, rtt, links, config));

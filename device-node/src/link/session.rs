@@ -1,12 +1,14 @@
-//! A link that stands: its frames, what carries them, and over TCP the look for the way back to QUIC.
+//! A link that stands: its frames, what carries them, over QUIC the look for an end in silence, and over TCP the look for the
+//! way back to QUIC.
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use quinn::VarInt;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::choice::Look;
+use super::silence::{LOOK_EVERY, Silence};
 use super::{FrameStream, LinkConfig, Links, StreamError, Transport};
 
 /// A link on which nothing moved for so long is idle enough to be exchanged.
@@ -25,7 +27,7 @@ pub struct Session {
 }
 
 enum Carrier {
-    Quic(quinn::Connection),
+    Quic { connection: quinn::Connection, watch: Box<Watch> },
     Tcp { rtt: Duration, way_back: Box<WayBack> },
 }
 
@@ -39,8 +41,21 @@ pub enum Turn {
 }
 
 impl Session {
-    pub(super) fn quic(stream: FrameStream, controller: String, connection: quinn::Connection) -> Self {
-        Self { stream, controller, carrier: Carrier::Quic(connection) }
+    pub(super) fn quic(
+        stream: FrameStream,
+        controller: String,
+        connection: quinn::Connection,
+        silence: Duration,
+    ) -> Self {
+        let watch = Box::new(Watch::new(silence));
+        Self { stream, controller, carrier: Carrier::Quic { connection, watch } }
+    }
+
+    /// The controller may be silent so many times as long as usual.
+    pub fn be_patient(&mut self, times: u32) {
+        if let Carrier::Quic { watch, .. } = &mut self.carrier {
+            **watch = Watch::new(watch.patience * times);
+        }
     }
 
     pub(super) fn tcp(
@@ -56,7 +71,7 @@ impl Session {
 
     pub fn transport(&self) -> Transport {
         match &self.carrier {
-            Carrier::Quic(_) => Transport::Quic,
+            Carrier::Quic { .. } => Transport::Quic,
             Carrier::Tcp { .. } => Transport::Tcp,
         }
     }
@@ -64,7 +79,7 @@ impl Session {
     /// The present round trip; over TCP that of the moment when it connected.
     pub fn rtt(&self) -> Duration {
         match &self.carrier {
-            Carrier::Quic(connection) => connection.rtt(),
+            Carrier::Quic { connection, .. } => connection.rtt(),
             Carrier::Tcp { rtt, .. } => *rtt,
         }
     }
@@ -73,30 +88,61 @@ impl Session {
     /// that is silent for 45 s, and answers each `Ping`, so that we can give it up as well.
     pub fn ping_every(&self) -> Option<Duration> {
         match &self.carrier {
-            Carrier::Quic(_) => None,
-            Carrier::Tcp { way_back, .. } => Some(way_back.links.0.keep_alive),
+            Carrier::Quic { .. } => None,
+            Carrier::Tcp { way_back, .. } => Some(way_back.links.tcp_keep_alive()),
         }
     }
 
     /// Waits for the next thing to happen; may be given up and called again.
     pub async fn turn(&mut self) -> Result<Turn, StreamError> {
-        let Carrier::Tcp { way_back, .. } = &mut self.carrier else {
-            return self.stream.turn().await.map(|()| Turn::Moved);
-        };
         let moved = self.stream.moved();
-        tokio::select! {
-            biased;
-            turned = self.stream.turn() => turned.map(|()| Turn::Moved),
-            () = way_back.passes(&self.controller, moved) => Ok(Turn::QuicPasses),
+        match &mut self.carrier {
+            Carrier::Quic { connection, watch } => tokio::select! {
+                biased;
+                turned = self.stream.turn() => turned.map(|()| Turn::Moved),
+                () = watch.silent(connection) => Err(StreamError::Silent),
+            },
+            Carrier::Tcp { way_back, .. } => tokio::select! {
+                biased;
+                turned = self.stream.turn() => turned.map(|()| Turn::Moved),
+                () = way_back.passes(&self.controller, moved) => Ok(Turn::QuicPasses),
+            },
         }
     }
 
     /// Ends the link at once: what is still on its way may be lost.
     pub fn hang_up(self) {
-        if let Carrier::Quic(connection) = &self.carrier {
+        if let Carrier::Quic { connection, .. } = &self.carrier {
             connection.close(VarInt::from_u32(0), b"");
         }
         self.stream.hang_up();
+    }
+}
+
+/// Looks now and then at what the transport has counted.
+struct Watch {
+    patience: Duration,
+    silence: Silence,
+    next: Pin<Box<Sleep>>,
+}
+
+impl Watch {
+    fn new(patience: Duration) -> Self {
+        Self { patience, silence: Silence::new(patience), next: Box::pin(sleep(LOOK_EVERY)) }
+    }
+
+    /// Ends when the controller has been silent for too long. May be given up and called again.
+    async fn silent(&mut self, connection: &quinn::Connection) {
+        loop {
+            self.next.as_mut().await;
+            let stats = connection.stats();
+            // Of what we send on a link, these ask for an acknowledgement; the last is what quinn repeats them by.
+            let sent = stats.frame_tx.stream + stats.frame_tx.ping + stats.frame_tx.immediate_ack;
+            if self.silence.look(sent, stats.udp_rx.datagrams) {
+                return;
+            }
+            self.next.as_mut().reset(Instant::now() + LOOK_EVERY);
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Devices against a controller of a few lines, over real QUIC: what both sides of the link rely on.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Controller, Node, TestCa, attempt, dispatch, sim};
 use flotilla_device_node::agent::Exit;
 use flotilla_device_node::enroll::EnrollError;
-use flotilla_device_node::link::ConnectError;
+use flotilla_device_node::link::{ConnectError, Options};
 use flotilla_device_node::radio::{Delivery, RadioEvent, ReportKey};
 use flotilla_protocol::address::Address;
 use flotilla_protocol::id::{DeviceId, Epoch};
@@ -16,6 +16,7 @@ use flotilla_protocol::wire::{
     recovery_statement,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use tokio::runtime::Builder;
 
 const NEW: Duration = Duration::ZERO;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -142,6 +143,38 @@ async fn a_redirect_is_followed_and_an_older_controller_left_alone() {
     welcome.epoch = Epoch(6);
     peer.send(&Down::Welcome(welcome)).await;
     assert_eq!(peer.until(holding).await, []);
+    node.stop().await;
+}
+
+/// As after `kill -9`, with a report on its way: not a word more, and no answer.
+#[tokio::test]
+async fn a_controller_that_dies_in_silence_is_left_for_another_long_before_the_transport_gives_up() {
+    let ca = Arc::new(TestCa::new());
+    let dying = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let first = {
+        let _within = dying.enter();
+        Controller::start(&ca)
+    };
+    let second = Controller::start(&ca);
+    // No keep-alive is due meanwhile: the report's own repetitions have to do.
+    let (keep_alive, silence) = (Duration::from_secs(60), Duration::from_millis(500));
+    let mut node = Node::with(Options { keep_alive, silence, ..Options::default() });
+    let (enrolled, ()) = tokio::join!(node.enroll(&first), first.enroll(NEW, false));
+    enrolled.unwrap();
+    let mut script = node.start();
+    let (mut peer, hello) = first.link().await;
+    let mut welcome = first.greeting(&hello);
+    welcome.controllers = vec![first.name(), second.name()];
+    peer.send(&Down::Welcome(welcome)).await;
+    assert_eq!(peer.until(holding).await, []);
+    peer.send(&Down::Dispatch(dispatch(1, hello.device_ms))).await;
+    assert_eq!(script.jobs.recv().await.unwrap().attempt, attempt(1));
+    let died = Instant::now();
+    dying.shutdown_background();
+    script.sent(attempt(1), &[1]);
+    let (mut peer, _) = second.welcome().await;
+    assert!(died.elapsed() < Duration::from_secs(8), "{:?}", died.elapsed());
+    assert_eq!(peer.report().await.kind, ReportKind::Sent { attempt: attempt(1), segments: 1 });
     node.stop().await;
 }
 
