@@ -1,6 +1,9 @@
 //! Random fleets, settings, messages, outcomes and clocks. After each step the lists are compared with what looking at every
 //! route afresh finds, and every message that is taken or lands with an exact log of all segments. At the end each message
 //! that any route could carry has to leave, by marks and told times alone. A failure names its seed.
+//!
+//! Worlds from seed [`RICH`] on have time zones, windows over midnight, months, warm-ups, and clocks that are put back; they
+//! begin where clocks change, or a month ends.
 
 mod log;
 mod make;
@@ -12,6 +15,7 @@ use log::Log;
 use make::{Random, World};
 
 const WORLDS: u64 = 40;
+const RICH: u64 = 10_000;
 /// Seeds that found something: midnight made room while attempts were in flight, and nobody was woken.
 const FOUND: [u64; 1] = [91];
 const STEPS: usize = 250;
@@ -23,7 +27,7 @@ struct Flight {
     message: Queued,
     route: Route,
     segments: u8,
-    since_ms: u64,
+    since: Now,
 }
 
 /// A message that waits.
@@ -45,6 +49,8 @@ struct Run {
     /// Attempts in doubt: charged, and still in the way.
     doubts: Vec<Flight>,
     log: Log,
+    /// When the clock was put back last (monotonic).
+    put_back_ms: Option<u64>,
     /// What was chosen.
     story: Vec<String>,
     made: u64,
@@ -53,9 +59,11 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let world = World::new(&mut random);
+        let world = World::new(&mut random, seed >= RICH);
         let mut table = table();
-        let now = Now { unix_ms: 1_795_262_400_000 + random.below(30 * DAY_MS), mono_ms: random.below(1_000) };
+        let unix_ms =
+            if seed >= RICH { make::eventful(&mut random) } else { 1_795_262_400_000 + random.below(30 * DAY_MS) };
+        let now = Now { unix_ms, mono_ms: random.below(1_000) };
         for (tenant, routing) in &world.tenants {
             table.set_tenant(*tenant, Arc::clone(routing), now);
         }
@@ -65,7 +73,20 @@ impl Run {
             table.remove_device(device.device, now);
         }
         let (queue, flights, doubts) = (vec![], vec![], vec![]);
-        Self { seed, random, world, table, now, queue, flights, doubts, log: Log::default(), story: vec![], made: 0 }
+        Self {
+            seed,
+            random,
+            world,
+            table,
+            now,
+            queue,
+            flights,
+            doubts,
+            log: Log::default(),
+            put_back_ms: None,
+            story: vec![],
+            made: 0,
+        }
     }
 
     fn step(&mut self) {
@@ -75,6 +96,11 @@ impl Run {
             9 => self.come(),
             10 => self.go(),
             11 => self.world.change(&mut self.random),
+            12 if self.world.puts_clock_back => {
+                let back_ms = [5_000, 200_000, 7_200_000][self.random.below(3) as usize];
+                self.now.unix_ms -= self.random.below(back_ms);
+                self.put_back_ms = Some(self.now.mono_ms);
+            }
             _ => {}
         }
         let pass = match self.random.below(20) {
@@ -135,7 +161,7 @@ impl Run {
                     let segments = candidate.segments;
                     let recipient = recipient_hash(candidate.to.as_u64());
                     self.table.reserve(route, candidate.tenant, segments, recipient, self.now);
-                    self.flights.push(Flight { message, route, segments, since_ms: self.now.unix_ms });
+                    self.flights.push(Flight { message, route, segments, since: self.now });
                 }
                 Choice::Wait { until_ms } => {
                     self.queue[n].ask_ms = until_ms;
@@ -178,9 +204,12 @@ impl Run {
             _ => Outcome::Sent { took_ms: 1_000 },
         };
         if matches!(outcome, Outcome::Sent { .. } | Outcome::Doubted) {
-            let at_ms = flight.since_ms + self.random.below(self.now.unix_ms - flight.since_ms + 1);
+            // By its device's clock, held between dispatch and now as the machine does.
+            let after_ms = self.random.below(self.now.mono_ms - flight.since.mono_ms + 1);
+            let at_ms = (flight.since.unix_ms + after_ms).min(self.now.unix_ms);
             let charge = self.table.charge(route, candidate.tenant, flight.segments, at_ms, candidate.to);
-            self.log.add(candidate.tenant, &charge, candidate.class == Priority::Urgent);
+            let urgent = candidate.class == Priority::Urgent;
+            self.log.add(&self.world, candidate.tenant, &charge, flight.since.mono_ms + after_ms, urgent);
             self.table.fact(&Fact::Charged { tenant: candidate.tenant, charge }, self.now);
             self.log.check_landed(&self.world, candidate.tenant, &charge, self.seed);
         }
@@ -219,6 +248,14 @@ impl Run {
                     let mut obstacles = 0;
                     view.of_route(entry, device, kind, &mut |_, _| obstacles += 1);
                     assert_eq!(open, obstacles == 0, "seed {}: {:?}", self.seed, entry.route);
+                    let late = match self.put_back_ms {
+                        // A choice finds out that the route is closed again; what has opened is seen within a minute.
+                        Some(at_ms) => *opened || self.now.mono_ms < at_ms + deadlines::WALL_CHECK_MS,
+                        None => false,
+                    };
+                    if late && *opened != open {
+                        continue;
+                    }
                     assert_eq!(*opened, open, "seed {}: {:?}", self.seed, entry.route);
                     for place in &entry.places {
                         let listed = tenant.sets.set(place.set).rooms[kind].contains(key);
@@ -256,6 +293,7 @@ impl Run {
         let country = candidate.to.region().unwrap().to_string();
         assert!(settings.countries.is_empty() || settings.countries.iter().any(|is| **is == *country), "seed {seed}");
         assert!(settings.unicode || !candidate.unicode, "seed {seed}");
+        assert!(make::is_open(settings, self.now.unix_ms), "seed {seed}: outside its windows");
         match candidate.pin {
             Pin::Any => assert_ne!(candidate.avoid, Some(route), "seed {seed}"),
             Pin::Sim(pinned) => assert_eq!(pinned, route.sim, "seed {seed}"),
@@ -314,8 +352,9 @@ fn nothing_passes_a_limit_and_whatever_can_leave_does() {
     let first = number("FLOTILLA_SEED");
     let seeds = first.map_or(0..number("FLOTILLA_WORLDS").unwrap_or(WORLDS), |seed| seed..seed + 1);
     let found = FOUND.into_iter().filter(|_| first.is_none());
+    let rich = seeds.clone().map(|seed| RICH + seed).filter(|_| first.is_none());
     let mut taken = 0;
-    for seed in seeds.chain(found) {
+    for seed in seeds.chain(rich).chain(found) {
         taken += story(seed).len();
     }
     assert!(taken > 100 || first.is_some(), "the worlds are not empty: {taken}");
@@ -323,7 +362,7 @@ fn nothing_passes_a_limit_and_whatever_can_leave_does() {
 
 #[test]
 fn the_same_seed_makes_the_same_choices() {
-    for seed in [3, 77, 1_000_003] {
+    for seed in [3, 77, 1_003, RICH + 7] {
         assert_eq!(story(seed), story(seed), "seed {seed}");
     }
 }

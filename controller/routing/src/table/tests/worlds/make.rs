@@ -1,7 +1,9 @@
 //! How random worlds are made.
 
 use super::*;
-use crate::settings::{Budget, Limits, Plan, Price, RecipientLimit, Select, Step, Window};
+use crate::settings::{Budget, Limits, Plan, Price, RecipientLimit, Select, Step, WarmUp, Window};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 pub(super) struct Random(pub(super) u64);
 
@@ -29,6 +31,50 @@ pub(super) struct World {
     pub(super) tenants: Vec<(TenantId, Arc<TenantRouting>)>,
     pub(super) devices: Vec<RouteDevice>,
     pub(super) online: Vec<bool>,
+    pub(super) puts_clock_back: bool,
+}
+
+/// An hour at night, none, half an hour, none.
+const ZONES: [&str; 5] = ["", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Kiritimati"];
+
+/// Days in which clocks change in those zones, or a month ends.
+const EVENTFUL_MS: [u64; 6] = [
+    1_792_800_000_000, // 2026-10-24
+    1_806_105_600_000, // 2027-03-27
+    1_790_985_600_000, // 2026-10-03
+    1_806_710_400_000, // 2027-04-03
+    1_798_588_800_000, // 2026-12-30
+    1_803_686_400_000, // 2027-02-27
+];
+
+pub(super) fn eventful(random: &mut Random) -> u64 {
+    EVENTFUL_MS[random.below(6) as usize] + random.below(3 * DAY_MS)
+}
+
+/// As the table does where the name is not known.
+fn zone(name: &str) -> TimeZone {
+    if name.is_empty() { TimeZone::UTC } else { TimeZone::get(name).unwrap_or(TimeZone::UTC) }
+}
+
+fn local(name: &str, unix_ms: u64) -> jiff::Zoned {
+    Timestamp::from_millisecond(unix_ms as i64).unwrap().to_zoned(zone(name))
+}
+
+/// Days since 1970, and months, by the clock of the zone.
+pub(super) fn day_and_month(name: &str, unix_ms: u64) -> (i32, i32) {
+    let date = local(name, unix_ms).date();
+    let since = date.since((jiff::Unit::Day, jiff::civil::date(1970, 1, 1))).unwrap();
+    (since.get_days(), (i32::from(date.year()) - 1970) * 12 + i32::from(date.month()) - 1)
+}
+
+/// Whether the wall clock is in one of the route's windows.
+pub(super) fn is_open(settings: &RouteSettings, unix_ms: u64) -> bool {
+    let clock = local(&settings.timezone, unix_ms).strftime("%H:%M").to_string();
+    let inside = |window: &Window| {
+        let (from, to) = (&*window.from, &*window.to);
+        if from < to { (from..to).contains(&&*clock) } else { &*clock >= from || &*clock < to }
+    };
+    settings.windows.is_empty() || settings.windows.iter().any(inside)
 }
 
 const NUMBERS: [u64; 5] = [255_712_345_678, 255_712_345_679, 255_754_000_001, 254_712_345_678, 12_125_550_123];
@@ -50,13 +96,45 @@ fn few_limits(random: &mut Random, one_in: u64) -> Limits {
 }
 
 impl World {
-    pub(super) fn new(random: &mut Random) -> Self {
+    pub(super) fn new(random: &mut Random, rich: bool) -> Self {
         let tenants =
             (1..=1 + random.below(2)).map(|n| (TenantId::from_bytes([n as u8; 16]), Arc::new(routing(random))));
         let tenants: Vec<_> = tenants.collect();
         let count = 1 + random.below(6);
         let devices: Vec<_> = (1..=count).map(|n| make_device(random, n as u8, tenants.len())).collect();
-        Self { online: vec![false; devices.len()], tenants, devices }
+        let mut world = Self { online: vec![false; devices.len()], tenants, devices, puts_clock_back: false };
+        if rich {
+            world.enrich(random);
+        }
+        world
+    }
+
+    /// Zones, windows over midnight, months and warm-ups.
+    fn enrich(&mut self, random: &mut Random) {
+        self.puts_clock_back = random.one_in(3);
+        for (_, routing) in &mut self.tenants {
+            let mut limits = routing.limits.clone();
+            limits.per_month = random.maybe(5, 40, 80);
+            let timezone = ZONES[random.below(5) as usize].into();
+            *routing = Arc::new(TenantRouting { limits, timezone, ..(**routing).clone() });
+        }
+        for device in &mut self.devices {
+            // A device's own limits are in the zone of each of its SIMs: one zone, so that they mean the same.
+            let timezone: Box<str> = ZONES[random.below(5) as usize].into();
+            for sim in &mut device.sims {
+                let mut settings = (*sim.settings).clone();
+                settings.timezone = timezone.clone();
+                settings.limits.per_month = random.maybe(4, 20, 60);
+                let first = 3 + random.below(6) as u32;
+                settings.warm_up = random.one_in(3).then(|| WarmUp { per_day: vec![first, first + 4, first + 9] });
+                if random.one_in(4) {
+                    let from = 18 + random.below(6);
+                    let (from, to) = (format!("{from:02}:30"), format!("{:02}:15", 1 + random.below(6)));
+                    settings.windows = vec![Window { days: vec![], from: from.into(), to: to.into() }];
+                }
+                sim.settings = Arc::new(settings);
+            }
+        }
     }
 
     pub(super) fn routing(&self, tenant: TenantId) -> &TenantRouting {
@@ -136,7 +214,8 @@ impl World {
         let segments = u32::from(candidate.segments);
         let holds = |limits: &Limits| {
             let all = [limits.per_minute, limits.per_hour, limits.per_day];
-            all.iter().flatten().all(|limit| *limit >= segments) && limits.recipients_per_month.is_none()
+            let months = limits.recipients_per_month.is_some() || limits.per_month.is_some();
+            all.iter().flatten().all(|limit| *limit >= segments) && !months
         };
         let country = candidate.to.region().unwrap().to_string();
         let suits = |device: &RouteDevice, sim: &RouteSim| {
