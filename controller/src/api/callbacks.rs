@@ -1,4 +1,5 @@
-//! Where providers call back. No API key: the path has the account's token, and the provider's signature is checked. Whichever
+//! Where providers call back. No API key: the path has the account's token, and the provider's signature is checked. A body is
+//! only read for a path that has the token, so it may be long: some providers tell of a thousand messages at once. Whichever
 //! controller is called hands the request to the leader of the tenant's shard; it is answered when all of it is durable.
 //!
 //! Not in the OpenAPI document: providers write these requests, each in its own way.
@@ -18,7 +19,7 @@ use crate::providers::account::Provider;
 use crate::providers::callbacks::CallbackProblem;
 
 pub const PATH: &str = "/v1/callbacks/{maker}/{id}/{token}";
-const BODY_BYTES_MAX: usize = 64 * 1024;
+const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 pub async fn take(
     State(api): State<Api>,

@@ -24,7 +24,7 @@ use crate::{Account, Answer, Call, Callback, FieldError};
 const BASE: &str = "https://messaging.bandwidth.com/api/v2";
 const NAME: &str = "bandwidth";
 /// Most events of one callback that are read.
-const EVENTS_MAX: usize = 100;
+const EVENTS_MAX: usize = 10_000;
 
 static CAPABILITIES: Capabilities = Capabilities {
     name: NAME,

@@ -33,7 +33,7 @@ use crate::maker::{
 
 const NAME: &str = "generic-http";
 /// Reports in one request.
-const REPORTS_MAX: usize = 1000;
+const REPORTS_MAX: usize = 10_000;
 
 static CAPABILITIES: Capabilities = Capabilities {
     name: NAME,

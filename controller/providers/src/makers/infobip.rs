@@ -35,7 +35,7 @@ const BASE: &str = "https://api.infobip.com";
 /// The maker sets longer ones to this.
 const VALIDITY_MAX_S: u32 = 48 * 3600;
 /// Of one callback or one log.
-const RESULTS_MAX: usize = 1000;
+const RESULTS_MAX: usize = 10_000;
 
 /// Status groups.
 const ACCEPTED: u64 = 0;

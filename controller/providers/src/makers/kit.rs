@@ -19,8 +19,8 @@ use crate::errors::{Table, meaning};
 use crate::http_call::{Answer, Call};
 use crate::maker::{CallbackError, Capabilities, Judged, Refusal, Submitted};
 
-/// Largest body that is read at all; the carrier's bound.
-const BODY_MAX: usize = 256 * 1024;
+/// Largest body that is read at all: a callback's bound, above that of an answer.
+const BODY_MAX: usize = 1024 * 1024;
 /// Most pairs of a form or query that are looked at.
 const PAIRS_MAX: usize = 256;
 /// Longest id, code or name that is taken from a maker.

@@ -132,7 +132,7 @@ async fn callbacks_of_strangers_are_refused() {
     assert_eq!(wrong.await.problem(), (403, "forbidden"));
     let garbage = world.call(world.post(&path, "").header(SIGNATURE, signature(SECRET, b"x")).body("x")).await;
     assert_eq!(garbage.problem(), (422, "invalid_field"));
-    let large = world.call(world.post(&path, "").body(vec![b'x'; 65 * 1024])).await;
+    let large = world.call(world.post(&path, "").body(vec![b'x'; 1024 * 1024 + 1])).await;
     assert_eq!(large.problem().0, 413);
     let signed =
         |path: String| world.post(&path, "").header(SIGNATURE, signature(SECRET, body.as_bytes())).body(body.clone());
@@ -150,6 +150,23 @@ async fn callbacks_of_strangers_are_refused() {
     assert_eq!(world.patch(id(&provider), json!({"unsigned_callbacks": true})).await.status, 200);
     let unsigned = world.call(world.post(&path, "").body(body.clone())).await;
     assert_eq!(unsigned.status, 200, "{unsigned:?}");
+    world.until_state(&message, "delivered").await;
+    world.node.shutdown().await;
+}
+
+/// Makers tell of many messages at once, and come again for hours with what is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_may_be_as_long_as_a_thousand_reports() {
+    let (world, service) = (world().await, Service::start(Mood::Take).await);
+    let provider = world.add(&account(&service)).await;
+    let message = world.send("hello").await;
+    let taken = service.takes(1).await;
+    world.until_state(&message, "sent").await;
+    let mut reports: Vec<Value> =
+        (0..1_000).map(|n| json!({"id": format!("{n:0300}"), "state": "delivered"})).collect();
+    reports.push(json!({"id": taken[0].id, "state": "delivered"}));
+    let told = world.call_back(id(&provider), &json!({ "reports": reports })).await;
+    assert_eq!(told.status, 200, "{told:?}");
     world.until_state(&message, "delivered").await;
     world.node.shutdown().await;
 }
