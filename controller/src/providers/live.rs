@@ -38,6 +38,8 @@ pub struct LiveState {
     pub in_flight: usize,
     /// Reports that wait for the answer to what they are about.
     pub early: usize,
+    /// The account is disabled: it only hears of what it has sent.
+    pub resting: bool,
     /// The last one, and when (Unix ms).
     pub last_error: Option<(String, u64)>,
     pub counters: Counters,
@@ -62,6 +64,7 @@ impl LiveState {
             waiting: 0,
             in_flight: 0,
             early: 0,
+            resting: false,
             last_error: None,
             counters: Counters::default(),
             noted,

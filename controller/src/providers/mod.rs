@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! follow (task)            hears of changes of accounts and leadership, and looks every few seconds
-//! supervisor (actor)       has a session for each enabled account whose shard is led here
+//! supervisor (actor)       has a session for each account whose shard is led here; of a disabled one it rests
 //!   └─ session (actor)     towards the shard like a device's session; sends requests, takes what makers tell
 //!        ├─ submit (task per request)      line, carrier; keeps the maker's ids
 //!        └─ balance, polls (tasks)

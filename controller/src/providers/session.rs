@@ -5,6 +5,8 @@
 //! row; what this one had submitted without an answer is in doubt then. Requests under way outlive the session: they keep the
 //! maker's ids, so that a later report settles the doubt. The mailbox is bounded by its senders: frames by the shard's
 //! window, answers by the requests under way, callbacks by the rate of the account.
+//!
+//! The session of an account that was disabled *rests*: it takes no work and submits nothing, and hears of what it has sent.
 
 mod slots;
 mod submitting;
@@ -128,6 +130,7 @@ pub(super) struct State {
     /// What the shard was told last of whether it is fit for work.
     ready: bool,
     draining: bool,
+    resting: bool,
     /// The window has changed: a new link, when nothing is under way.
     relink: bool,
     submitted: FxHashMap<Box<str>, Fresh>,
@@ -177,7 +180,9 @@ impl Actor for Session {
         let mut state = State::new(args, &myself);
         state.link(&myself);
         state.start_tasks(&myself);
-        state.publish(Turn::Up, "");
+        if !state.resting {
+            state.publish(Turn::Up, "");
+        }
         std::future::ready(Ok(state)).await
     }
 
@@ -247,13 +252,16 @@ impl State {
         let mut slots = Slots::default();
         slots.set(&provider);
         let config = config_of(&parts, &provider);
-        let agent = Agent::new(config, door.epoch(), slots.numbers(), now);
+        let resting = !provider.enabled;
+        let mut agent = Agent::new(config, door.epoch(), slots.numbers(), now);
+        agent.set_accepts(!resting, now);
+        live.lock().resting = resting;
         let way = way_of(&parts, &provider, myself);
         let polls = Polls::new(&provider, parts.public_url.is_some());
         Self {
             bound: !matches!(way, Way::Smpp(_)),
             parts,
-            line: Arc::new(Mutex::new(way.line())),
+            line: Arc::new(Mutex::new(way.line().filter(|_| !resting))),
             way,
             door,
             live,
@@ -262,6 +270,7 @@ impl State {
             slots,
             ready: false,
             draining: false,
+            resting,
             relink: false,
             submitted: FxHashMap::default(),
             submitted_order: VecDeque::new(),
@@ -305,7 +314,7 @@ impl State {
             window,
             epoch_seen: Epoch::default(),
             sims: self.slots.sims(self.ready, window),
-            accepts_work: !self.draining,
+            accepts_work: self.wants_work(),
         };
         self.door.device_up(link, Arc::new(Sink(myself.clone())));
         // The list that it owes; there is nothing else yet.
@@ -337,10 +346,13 @@ impl State {
         }
         if self.agent.is_idle() {
             if self.draining {
-                myself.stop(None);
+                // Whoever has called back hears first that it was taken.
+                if self.waiting.is_empty() {
+                    myself.stop(None);
+                }
             } else if std::mem::take(&mut self.relink) {
                 self.door.device_down(self.device(), self.session);
-                self.agent.set_accepts(true, now);
+                self.agent.set_accepts(!self.resting, now);
                 self.link(myself);
             }
         }
@@ -348,8 +360,12 @@ impl State {
         self.show();
     }
 
+    fn wants_work(&self) -> bool {
+        !self.draining && !self.resting && !self.relink
+    }
+
     fn is_ready(&self) -> bool {
-        self.bound && !self.agent.is_paused() && !self.draining && !self.relink
+        self.bound && !self.agent.is_paused() && self.wants_work()
     }
 
     /// The shard gives no work to an account that cannot take it.
@@ -363,9 +379,8 @@ impl State {
 
     fn tell_change(&self) {
         let window = self.agent.config().window;
-        let accepts_work = !self.draining && !self.relink;
         let sims = self.slots.sims(self.ready, window);
-        self.door.device_changed(self.device(), self.session, sims, accepts_work);
+        self.door.device_changed(self.device(), self.session, sims, self.wants_work());
     }
 
     fn wake_at(&mut self, myself: &ActorRef<Message>, now: Now) {
@@ -431,15 +446,28 @@ impl State {
         self.slots.set(&provider);
         self.end_way();
         self.way = way_of(&self.parts, &provider, myself);
-        *self.line.lock() = self.way.line();
+        let resting = !provider.enabled;
+        // Nobody asks for the balance of an account that rests.
+        *self.line.lock() = self.way.line().filter(|_| !resting);
         self.bound = !matches!(self.way, Way::Smpp(_));
         self.provider = provider;
         self.agent.configure(config, self.slots.numbers(), now);
-        if self.relink {
-            // Everything comes to an end before the shard hears of another window.
-            self.agent.set_accepts(false, now);
-        }
+        // Everything comes to an end before the shard hears of another window.
+        self.agent.set_accepts(!resting && !self.relink && !self.draining, now);
+        self.turn(resting);
         self.tell_change();
+    }
+
+    /// Goes to rest, or back to work.
+    fn turn(&mut self, resting: bool) {
+        if std::mem::replace(&mut self.resting, resting) == resting {
+            return;
+        }
+        self.live.lock().resting = resting;
+        match resting {
+            true => self.publish(Turn::Down, "the account is disabled"),
+            false => self.publish(Turn::Up, ""),
+        }
     }
 
     fn drain(&mut self, now: Now) {
@@ -462,7 +490,9 @@ impl State {
             wake.abort();
         }
         self.keep_noted();
-        self.publish(Turn::Down, "the account is not at work on this controller any more");
+        if !self.resting {
+            self.publish(Turn::Down, "the account is not at work on this controller any more");
+        }
     }
 }
 

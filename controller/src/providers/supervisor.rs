@@ -1,4 +1,6 @@
-//! Has a session at work for each account that is enabled and whose tenant's shard is led here, and for no other.
+//! Has a session for each account that is enabled and whose tenant's shard is led here. An account that was disabled keeps one
+//! that rests, for as long as its maker may tell of what was sent before; one at an SMSC does not, since somebody else may want
+//! its bind. There are no others.
 //!
 //! Parent: none; [`super::Providers`] holds it. Children: a [`Session`] per account. Restart policy: a session that panics comes
 //! back after a pause that doubles with each failure in a row. It is a reconciler: every `Reconcile` compares what is wanted
@@ -26,6 +28,8 @@ const RESTART_MIN: Duration = Duration::from_millis(200);
 const RESTART_MAX: Duration = Duration::from_secs(30);
 /// A failure so long after the one before is the first one again.
 const FORGIVEN_AFTER_MS: u64 = 60_000;
+/// Makers tell of messages for so long.
+const HEARD_OF_MS: u64 = 3 * 86_400_000;
 /// Longer than a maker waits for an answer to its callback, its repetition comes before ours.
 const NEWS_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -47,7 +51,8 @@ struct SessionHandle {
 impl Sessions {
     /// `None` while the account is not at work here.
     pub fn live(&self, id: ProviderId) -> Option<LiveState> {
-        self.0.read().get(&id).map(|session| session.live.lock().clone())
+        let live = self.0.read().get(&id).map(|session| session.live.lock().clone());
+        live.filter(|live| !live.resting || live.in_flight > 0)
     }
 
     /// As a panic would.
@@ -169,8 +174,9 @@ impl State {
             return;
         }
         let mut wanted: FxHashMap<ProviderId, (Arc<Provider>, Arc<dyn ShardDoor>)> = FxHashMap::default();
+        let now = self.parts.clock.now();
         for provider in self.parts.accounts.all() {
-            if provider.enabled
+            if (provider.enabled || is_heard_of(&provider, now.unix_ms))
                 && !self.disabled.contains(&provider.tenant)
                 && let Some(door) = self.shards.of(provider.tenant)
             {
@@ -189,7 +195,7 @@ impl State {
                 None if self.parts.accounts.known(*id).is_some_and(|known| self.shards.of(known.tenant).is_none()) => {
                     running.handle.actor.stop(None);
                 }
-                // Disabled or removed: it finishes what it has.
+                // Removed, or disabled long ago: it finishes what it has.
                 None if !running.draining => {
                     running.draining = true;
                     let _ = running.handle.actor.cast(session::Message::Drain);
@@ -197,7 +203,7 @@ impl State {
                 None => {}
             }
         }
-        let now_ms = self.parts.clock.now().mono_ms;
+        let now_ms = now.mono_ms;
         for (id, (provider, door)) in wanted {
             let rests = self.failures.get(&id).is_some_and(|failures| failures.again_ms > now_ms);
             if !self.running.contains_key(&id) && !rests {
@@ -280,4 +286,10 @@ impl State {
             myself.stop(None);
         }
     }
+}
+
+/// Whether there may be news of what a disabled account has sent. The last change is at least as late as that which disabled it.
+fn is_heard_of(provider: &Provider, now_ms: u64) -> bool {
+    let capabilities = provider.capabilities();
+    (capabilities.callbacks || capabilities.polls) && now_ms.saturating_sub(provider.changed_ms) < HEARD_OF_MS
 }

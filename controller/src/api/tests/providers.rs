@@ -171,6 +171,43 @@ async fn a_callback_may_be_as_long_as_a_thousand_reports() {
     world.node.shutdown().await;
 }
 
+/// Who switches an account off has messages there whose reports are still to come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_account_hears_of_what_it_has_sent() {
+    let (world, service) = (world().await, Service::start(Mood::Take).await);
+    let provider = world.add(&account(&service)).await;
+    let messages = [world.send("one").await, world.send("two").await];
+    let taken = service.takes(2).await;
+    for message in &messages {
+        world.until_state(message, "sent").await;
+    }
+    let of = |text: &str| &taken.iter().find(|taken| taken.message["text"] == text).unwrap().id;
+    assert_eq!(world.patch(id(&provider), json!({"enabled": false})).await.status, 200);
+    let path = format!("/v1/providers/{}", id(&provider));
+    world.until(&path, |provider| provider["live"].is_null()).await;
+    assert_eq!(world.call_back(id(&provider), &report(of("one"), "delivered")).await.status, 200);
+    world.until_state(&messages[0], "delivered").await;
+    let stop = json!({"inbound": [{"id": "in-1", "from": "+255712345678", "to": "acme", "text": "STOP"}]});
+    assert_eq!(world.call_back(id(&provider), &stop).await.status, 200);
+    // So it does on a controller that has never seen it at work.
+    let World { node, config, root, tenant, key, http, _dir } = world;
+    node.shutdown().await;
+    let node = crate::app::start(&config).await.unwrap();
+    node.ready().await;
+    let world = World { node, config, root, tenant, key, http, _dir };
+    let waiting = world.send("three").await;
+    let deadline = Instant::now() + PATIENCE;
+    while world.call_back(id(&provider), &report(of("two"), "delivered")).await.status != 200 {
+        assert!(Instant::now() < deadline, "no session has taken it");
+    }
+    world.until_state(&messages[1], "delivered").await;
+    assert_eq!(world.until_state(&waiting, "queued").await["attempts"], 0, "it takes no work");
+    assert_eq!(world.patch(id(&provider), json!({"enabled": true})).await.status, 200);
+    world.until_state(&waiting, "sent").await;
+    world.until_live(id(&provider)).await;
+    world.node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_may_come_before_the_answer() {
     let (world, service) = (world().await, Service::start(Mood::Hold).await);

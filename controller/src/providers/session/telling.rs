@@ -34,7 +34,7 @@ pub(super) struct Fresh {
 impl State {
     /// What a callback has told. Reports about what nobody knows yet wait until the requests under way are answered.
     pub(super) fn news(&mut self, news: News, now: Now) {
-        if !self.agent.has_room() || self.draining || self.early.len() >= EARLY_MAX {
+        if !self.agent.has_room() || self.early.len() >= EARLY_MAX {
             // Nobody is told that it was taken, so the maker repeats it.
             return;
         }
