@@ -179,6 +179,16 @@ pub trait Maker: Send + Sync + 'static {
     /// One result for each message, in order. `batch` is what was asked for.
     fn submitted(&self, account: &Account, batch: &[Outgoing], answer: &Answer) -> Vec<Submitted>;
 
+    /// Whether reports are of parts of a long text, each with an id of its own, and none is of the whole.
+    fn reports_parts(&self) -> bool {
+        false
+    }
+
+    /// The ids of the parts, in their order, of a message that was taken; where [`Maker::reports_parts`].
+    fn parts(&self, _answer: &Answer) -> Vec<Box<str>> {
+        Vec::new()
+    }
+
     /// Checks the signature first, in constant time, then reads.
     fn callback(&self, account: &Account, request: &Callback, now_ms: u64) -> Result<CallbackReply, CallbackError>;
 

@@ -247,17 +247,18 @@ impl Agent {
         }
     }
 
-    /// The answer to a message came after its time, when it had been reported as unknown.
-    pub fn answered_late(&mut self, attempt: Attempt, segments: u8, result: &Submitted, now: Now) {
+    /// The answer to a message came after its time, when it had been reported as unknown. Answers the position of its report.
+    pub fn answered_late(&mut self, attempt: Attempt, segments: u8, result: &Submitted, now: Now) -> u64 {
         let kind = match result {
             Submitted::Accepted { .. } => ReportKind::Sent { attempt, segments },
             Submitted::Refused(refusal) => ReportKind::Failed { attempt, error: error_of(refusal), segments_sent: 0 },
-            Submitted::Unclear(_) => return,
+            Submitted::Unclear(_) => return 0,
         };
         if let Some(known) = self.finished.get_mut(&attempt) {
             *known = kind.clone();
         }
         self.report(now.unix_ms, kind);
+        self.next_position - 1
     }
 
     /// A batch that never left: its messages may go elsewhere.

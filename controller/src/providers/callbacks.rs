@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use flotilla_protocol::id::ProviderId;
-use flotilla_providers::{Callback, CallbackError};
+use flotilla_providers::{Callback, CallbackError, Receipt};
 use parking_lot::Mutex;
 use ring::hmac;
 use rustc_hash::FxHashMap;
@@ -83,24 +83,24 @@ impl Providers {
         if reply.receipts.is_empty() && reply.inbound.is_empty() {
             return Ok(reply.answer);
         }
-        let by_id = self.look_up(provider, &reply.receipts).await?;
-        let known = |receipt: &flotilla_providers::Receipt| {
-            by_reference(receipt).or_else(|| by_id.get(receipt.id.as_deref()?).copied())
-        };
+        // Our reference names a message, and not which part of it.
+        let by_part = line.maker().reports_parts();
+        let named = |receipt: &Receipt| by_reference(receipt).filter(|_| !by_part);
+        let unnamed = reply.receipts.iter().filter(|receipt| named(receipt).is_none());
+        let by_id = self.look_up(provider, unnamed.filter_map(|receipt| receipt.id.clone()).collect()).await?;
+        let known = |receipt: &Receipt| named(receipt).or_else(|| by_id.get(receipt.id.as_deref()?).copied());
         let receipts = reply.receipts.into_iter().map(|receipt| (known(&receipt), receipt)).collect();
         let news = News { receipts, inbound: reply.inbound, reply: None };
         self.sessions().tell(provider.id, news).await.map_err(|_| CallbackProblem::NotTaken)?;
         Ok(reply.answer)
     }
 
-    /// The attempts behind makers' ids, of the receipts that do not name theirs.
+    /// The attempts behind makers' ids.
     async fn look_up(
         &self,
         provider: &Provider,
-        receipts: &[flotilla_providers::Receipt],
+        ids: Vec<Box<str>>,
     ) -> Result<FxHashMap<Box<str>, super::references::Known>, CallbackProblem> {
-        let unnamed = receipts.iter().filter(|receipt| by_reference(receipt).is_none());
-        let ids: Vec<Box<str>> = unnamed.filter_map(|receipt| receipt.id.clone()).collect();
         if ids.is_empty() {
             return Ok(FxHashMap::default());
         }

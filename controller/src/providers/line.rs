@@ -68,6 +68,8 @@ pub(super) struct Told {
     pub(super) late: bool,
     /// Segments that had left before a refusal.
     pub(super) left: u8,
+    /// The ids of the parts of the one message, of makers that report each.
+    pub(super) parts: Vec<Box<str>>,
 }
 
 impl Line {
@@ -145,7 +147,9 @@ impl Line {
                     true => results,
                     false => all(Submitted::Unclear("the answer does not fit the request".into())),
                 };
-                told(results, None)
+                let is_taken = matches!(results[..], [Submitted::Accepted { .. }]);
+                let parts = if is_taken { self.maker().parts(&answer) } else { Vec::new() };
+                Told { parts, ..told(results, None) }
             }
             Err(Trouble::Settings(error)) => told(refused("settings", error.to_string()), None),
             Err(Trouble::Token(why)) => told(refused("token", why), None),

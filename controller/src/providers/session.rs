@@ -8,6 +8,7 @@
 //!
 //! The session of an account that was disabled *rests*: it takes no work and submits nothing, and hears of what it has sent.
 
+mod parts;
 mod slots;
 mod submitting;
 mod telling;
@@ -46,6 +47,7 @@ use crate::clock::Clock;
 use crate::domain::Now;
 use crate::gateway::{FleetEvent, FleetEvents, ShardDoor};
 use crate::shard::{DeviceSink, Link};
+use parts::Parts as MessageParts;
 use slots::Slots;
 use submitting::Answered;
 use telling::{Early, Fresh};
@@ -136,6 +138,7 @@ pub(super) struct State {
     submitted: FxHashMap<Box<str>, Fresh>,
     submitted_order: VecDeque<Box<str>>,
     early: Vec<Early>,
+    parts_of: MessageParts,
     /// Callbacks whose reports are not durable yet, by the position of the last one.
     waiting: Vec<(u64, oneshot::Sender<()>)>,
     polls: Polls,
@@ -275,6 +278,7 @@ impl State {
             submitted: FxHashMap::default(),
             submitted_order: VecDeque::new(),
             early: Vec::new(),
+            parts_of: MessageParts::default(),
             waiting: Vec::new(),
             polls,
             polling: false,

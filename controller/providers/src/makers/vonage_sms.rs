@@ -3,8 +3,8 @@
 //! <https://developer.vonage.com/getting-started/concepts/signing-messages>.
 //!
 //! A long text is cut into parts by Vonage, and each has a status of its own in the answer: when one is refused after others
-//! were taken, the message is in doubt. Reports come by part without saying which part, and carry our `client-ref`: the first
-//! that is final speaks for the whole message.
+//! were taken, the message is in doubt. Each part has an id of its own in the answer, and a report of its own, which carries our
+//! `client-ref` too: the message is delivered when all of its parts are.
 //! Not confirmed: whether the plain MD5 method (`md5hash`) is still offered; the SDK of today writes HMAC only.
 
 use data_encoding::HEXLOWER;
@@ -105,6 +105,18 @@ impl Maker for VonageSms {
 
     fn submitted(&self, _account: &Account, batch: &[Outgoing], answer: &Answer) -> Vec<Submitted> {
         batch.iter().map(|_| outcome(answer)).collect()
+    }
+
+    fn reports_parts(&self) -> bool {
+        true
+    }
+
+    fn parts(&self, answer: &Answer) -> Vec<Box<str>> {
+        let body = kit::json(&answer.body).unwrap_or(Value::Null);
+        let parts = body.pointer("/messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let ids: Option<Vec<_>> = parts.iter().map(|part| kit::word(part, "/message-id")).collect();
+        // Without all of them nobody could say when the last one is there.
+        ids.unwrap_or_default()
     }
 
     fn callback(&self, account: &Account, request: &Callback, now_ms: u64) -> Result<CallbackReply, CallbackError> {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use self::smpp::{Seen, Smsc};
 use super::{Answer, World};
 use crate::providers::tests::maker::{SIGNATURE, THANKS, signature};
-use crate::providers::tests::service::{Mood, Service};
+use crate::providers::tests::service::{Mood, Service, Taken};
 
 /// An SMSC, and what goes over to it.
 mod smpp {
@@ -318,6 +318,50 @@ async fn a_later_report_settles_a_doubt() {
     let settled = json!({"reports": [{"ref": taken[0].message["ref"], "state": "delivered"}]});
     assert_eq!(world.call_back(id(&provider), &settled).await.status, 200);
     world.until_state(&message, "delivered").await;
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_delivered_when_all_of_its_parts_are() {
+    let (world, service) = (world().await, Service::start(Mood::Take).await);
+    let mut by_part = account(&service);
+    by_part["maker"] = json!("test-parts");
+    let provider = world.add(&by_part).await;
+    let report = |taken: &Taken, part: u8| {
+        let reports =
+            json!([{"ref": taken.message["ref"], "id": format!("{}.{part}", taken.id), "state": "delivered"}]);
+        let (world, provider) = (&world, id(&provider));
+        async move { assert_eq!(world.call_back(provider, &json!({ "reports": reports })).await.status, 200) }
+    };
+    let segments = |message: &str, count: u8| {
+        let path = format!("/v1/messages/{message}");
+        let world = &world;
+        async move { world.until(&path, |message| message["segments_delivered"] == count).await }
+    };
+    let planned = world.send(&"long ".repeat(50)).await;
+    let taken = service.takes(1).await.remove(0);
+    world.until_state(&planned, "sent").await;
+    report(&taken, 1).await;
+    report(&taken, 1).await;
+    assert_eq!(segments(&planned, 1).await["state"], "sent", "one of two");
+    report(&taken, 0).await;
+    world.until_state(&planned, "delivered").await;
+    // The maker has made three parts of it.
+    let longer = world.send(&format!("+{}", "long ".repeat(50))).await;
+    let taken = service.takes(2).await.remove(1);
+    world.until_state(&longer, "sent").await;
+    report(&taken, 2).await;
+    report(&taken, 0).await;
+    assert_eq!(segments(&longer, 1).await["state"], "sent");
+    report(&taken, 1).await;
+    world.until_state(&longer, "delivered").await;
+    // The answer was lost: that a part has come says that the message was taken, and no more.
+    service.set_mood(Mood::Break);
+    let lost = world.send(&"lost ".repeat(50)).await;
+    let taken = service.takes(3).await.remove(2);
+    world.until_state(&lost, "unknown").await;
+    report(&taken, 0).await;
+    world.until_state(&lost, "sent").await;
     world.node.shutdown().await;
 }
 

@@ -25,8 +25,8 @@ const SUBMITTED_MAX: usize = 20_000;
 pub(in crate::providers) struct Answered {
     pub(super) batch: Batch,
     pub(super) told: Told,
-    /// The maker's ids, by place in the batch and segment.
-    pub(super) ids: Vec<(usize, Box<str>, Option<u8>)>,
+    /// The maker's ids, by place in the batch, and what they mean.
+    pub(super) ids: Vec<(usize, Box<str>, Known)>,
 }
 
 impl Answered {
@@ -85,9 +85,8 @@ impl State {
             return self.agent.not_submitted(batch.number, NotSent::LeaseOver, now);
         }
         self.note_answer(&told, now);
-        for (place, id, segment) in ids {
+        for (place, id, known) in ids {
             let Some(job) = batch.jobs.get(place) else { continue };
-            let known = Known { attempt: job.attempt, segments: job.segments, segment };
             let country = job.to.region().map(|region| region.as_str().into());
             self.polls.sent(&id, known, now.unix_ms);
             self.remember(id, Fresh { known, country });
@@ -166,14 +165,13 @@ async fn submit(
     let Some(answered) = report.answered.as_mut() else { return };
     let jobs = &answered.batch.jobs;
     let told = line.submit(&outgoing, deadline_ms).await;
-    let ids = told.results.iter().enumerate().filter_map(|(place, result)| match result {
-        Submitted::Accepted { id: Some(id), .. } if id.len() <= ID_BYTES_MAX => Some((place, id.clone(), None)),
-        _ => None,
-    });
-    let ids: Vec<(usize, Box<str>, Option<u8>)> = ids.collect();
+    let ids = match told.parts.len() {
+        0 | 1 => whole_ids(jobs, &told),
+        _ => part_ids(jobs, &told),
+    };
     let capabilities = line.provider().capabilities();
-    if !capabilities.echoes_reference || capabilities.polls {
-        keep(&references, line.provider().id, jobs, &ids).await;
+    if !capabilities.echoes_reference || capabilities.polls || told.parts.len() > 1 {
+        references.keep(line.provider().id, kept(&ids)).await;
     }
     (answered.told, answered.ids) = (told, ids);
 }
@@ -187,15 +185,34 @@ async fn submit_smpp(
 ) {
     let (Some(answered), Some(told)) = (report.answered.as_mut(), told) else { return };
     let SmppTold { told, ids } = told.await;
-    let ids: Vec<_> = ids.into_iter().map(|(id, segment)| (0, id, segment)).collect();
-    keep(&references, provider, &answered.batch.jobs, &ids).await;
+    let Some(job) = answered.batch.jobs.first() else { return };
+    let known = |segment| Known { attempt: job.attempt, segments: job.segments, segment };
+    let ids: Vec<_> = ids.into_iter().map(|(id, segment)| (0, id, known(segment))).collect();
+    references.keep(provider, kept(&ids)).await;
     (answered.told, answered.ids) = (told, ids);
 }
 
-async fn keep(references: &References, provider: ProviderId, jobs: &[Job], ids: &[(usize, Box<str>, Option<u8>)]) {
-    let known = |(place, id, segment): &(usize, Box<str>, Option<u8>)| {
-        let job = jobs.get(*place)?;
-        Some((id.clone(), Known { attempt: job.attempt, segments: job.segments, segment: *segment }))
+/// An id for each message that was taken.
+fn whole_ids(jobs: &[Job], told: &Told) -> Vec<(usize, Box<str>, Known)> {
+    let id = |(place, (result, job)): (usize, (&Submitted, &Job))| match result {
+        Submitted::Accepted { id: Some(id), .. } if id.len() <= ID_BYTES_MAX => {
+            let known = Known { attempt: job.attempt, segments: job.segments, segment: None };
+            Some((place, id.clone(), known))
+        }
+        _ => None,
     };
-    references.keep(provider, ids.iter().filter_map(known).collect()).await;
+    told.results.iter().zip(jobs).enumerate().filter_map(id).collect()
+}
+
+/// Ids of the parts of the one message, of makers that report each.
+fn part_ids(jobs: &[Job], told: &Told) -> Vec<(usize, Box<str>, Known)> {
+    let Some(job) = jobs.first() else { return Vec::new() };
+    let segments = u8::try_from(told.parts.len()).unwrap_or(u8::MAX);
+    let known = |number| Known { attempt: job.attempt, segments, segment: Some(number) };
+    let parts = told.parts.iter().zip(0..segments).filter(|(id, _)| id.len() <= ID_BYTES_MAX);
+    parts.map(|(id, number)| (0, id.clone(), known(number))).collect()
+}
+
+fn kept(ids: &[(usize, Box<str>, Known)]) -> Vec<(Box<str>, Known)> {
+    ids.iter().map(|(_, id, known)| (id.clone(), *known)).collect()
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use flotilla_protocol::wire::ErrorClass;
-use flotilla_providers::{Receipt, ReceiptState, Refusal};
+use flotilla_providers::{Receipt, ReceiptState, Refusal, Submitted};
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use super::super::news::{News, inbound_message};
+use super::super::news::{News, by_reference, inbound_message};
 use super::super::references::Known;
+use super::parts::Part;
 use super::{Message, State, Way};
 use crate::domain::Now;
 
@@ -67,8 +68,7 @@ impl State {
                 match self.fresh(&receipt) {
                     Some(known) => early.position = early.position.max(self.receipt(known, &receipt, now)),
                     None if first <= early.batch => early.unknown.push(receipt),
-                    // From another life of the account, or older than what is remembered.
-                    None => self.live.lock().counters.unknown_reports += 1,
+                    None => early.position = early.position.max(self.nobodys(&receipt, now)),
                 }
             }
             if !early.unknown.is_empty() {
@@ -76,6 +76,23 @@ impl State {
             } else if let Some(reply) = early.reply {
                 self.waiting.push((early.position, reply));
             }
+        }
+    }
+
+    /// Of what nobody knows by its maker's id: from another life of the account, older than what is remembered, or of a message
+    /// whose answer was lost. Makers that report each part tell at least which message that was.
+    fn nobodys(&mut self, receipt: &Receipt, now: Now) -> u64 {
+        let Some(known) = by_reference(receipt) else {
+            self.live.lock().counters.unknown_reports += 1;
+            return 0;
+        };
+        match &receipt.state {
+            ReceiptState::Delivered if known.segments > 1 => {
+                let taken = Submitted::Accepted { id: None, price: None };
+                self.agent.answered_late(known.attempt, known.segments, &taken, now)
+            }
+            _ if known.segments > 1 => self.receipt(Known { segment: Some(0), ..known }, receipt, now),
+            _ => self.receipt(known, receipt, now),
         }
     }
 
@@ -94,17 +111,23 @@ impl State {
             self.polls.settle(id);
         }
         let at_ms = receipt.at_ms.unwrap_or(now.unix_ms);
-        let Known { attempt, segments, segment } = known;
+        let Known { attempt, segments, segment, .. } = known;
         let segment = receipt.segment.or(segment);
+        let planned = by_reference(receipt).map_or(segments, |named| named.segments);
         let undelivered = |state: &mut Self, refusal: &Refusal| {
             state.live.lock().counters.undelivered += 1;
-            state.agent.undelivered(attempt, segment, refusal, at_ms)
+            // More parts than were planned: the shard cannot know that others than this one may have arrived.
+            let others = segment.is_some() && planned == 1 && segments > 1;
+            let class = if others { ErrorClass::Permanent } else { refusal.class };
+            state.agent.undelivered(attempt, segment, &Refusal { class, ..refusal.clone() }, at_ms)
         };
         match &receipt.state {
             ReceiptState::Pending => 0,
             ReceiptState::Delivered => {
                 self.live.lock().counters.delivered += 1;
-                self.agent.delivered(attempt, segments, segment, at_ms)
+                let Some(number) = segment else { return self.agent.delivered(attempt, planned, None, at_ms) };
+                let told = self.parts_of.delivered(attempt, Part { number, parts: segments }, planned);
+                told.fold(0, |_, segment| self.agent.delivered(attempt, planned, Some(segment), at_ms))
             }
             ReceiptState::Failed(refusal) => undelivered(self, refusal),
             ReceiptState::Expired => {

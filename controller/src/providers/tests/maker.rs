@@ -1,5 +1,5 @@
-//! A maker as simple as one can be, in the two kinds that there are: one that gives ids of its own (`test`), and one that
-//! sends our references back (`test-echo`). Callbacks are signed with HMAC-SHA256 over the body.
+//! A maker as simple as one can be, in the kinds that there are: one that gives ids of its own (`test`), one that sends our
+//! references back (`test-echo`), and one that does so for each part of a long text (`test-parts`). Callbacks are signed with HMAC-SHA256 over the body.
 
 use data_encoding::HEXLOWER;
 use flotilla_protocol::wire::ErrorClass;
@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use ring::hmac;
 use serde_json::{Value, json};
 
-pub(crate) static MAKERS: &[&dyn Maker] = &[&TestMaker(&PLAIN), &TestMaker(&ECHO)];
+pub(crate) static MAKERS: &[&dyn Maker] = &[&TestMaker(&PLAIN), &TestMaker(&ECHO), &TestMaker(&PARTS)];
 
 /// What [`TestMaker`] answers its callbacks with.
 pub(crate) const THANKS: &str = "thanks";
@@ -20,6 +20,7 @@ pub(crate) const SIGNATURE: &str = "x-signature";
 
 static PLAIN: Capabilities = Capabilities { name: "test", echoes_reference: false, ..BASE };
 static ECHO: Capabilities = Capabilities { name: "test-echo", echoes_reference: true, polls: false, ..BASE };
+static PARTS: Capabilities = Capabilities { name: "test-parts", batch_max: 1, ..ECHO };
 
 const BASE: Capabilities = Capabilities {
     name: "test",
@@ -132,6 +133,17 @@ impl Maker for TestMaker {
             },
         };
         results.iter().map(result).collect()
+    }
+
+    fn reports_parts(&self) -> bool {
+        self.0.name == PARTS.name
+    }
+
+    fn parts(&self, answer: &Answer) -> Vec<Box<str>> {
+        let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let parts = value["results"][0]["parts"].as_array().cloned().unwrap_or_default();
+        let ids = parts.iter().filter_map(|id| Some(id.as_str()?.into())).collect();
+        if self.reports_parts() { ids } else { Vec::new() }
     }
 
     fn callback(&self, account: &Account, request: &Callback, _now_ms: u64) -> Result<CallbackReply, CallbackError> {

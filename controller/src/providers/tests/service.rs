@@ -188,11 +188,15 @@ async fn send(inner: &Inner, value: &Value) -> Response {
         Mood::Never => panic!("this service takes nothing"),
         Mood::Take | Mood::Garbage | Mood::Break | Mood::Hold => {}
     }
-    let mut ids = Vec::new();
+    let mut results = Vec::new();
     inner.taken.send_modify(|taken| {
         for message in messages {
             let id = format!("id{}", taken.len());
-            ids.push(id.clone());
+            // A text that begins with `+` is cut into one part more than was planned.
+            let more = message["text"].as_str().is_some_and(|text| text.starts_with('+'));
+            let parts = message["segments"].as_u64().unwrap_or(1) + u64::from(more);
+            let parts: Vec<String> = (0..parts).map(|part| format!("{id}.{part}")).collect();
+            results.push(json!({"id": id, "price": 8_300, "parts": parts}));
             taken.push(Taken { id, message });
         }
     });
@@ -205,6 +209,5 @@ async fn send(inner: &Inner, value: &Value) -> Response {
         Mood::Hold => inner.release.notified().await,
         _ => {}
     }
-    let results: Vec<Value> = ids.iter().map(|id| json!({"id": id, "price": 8_300})).collect();
     axum::Json(json!({ "results": results })).into_response()
 }

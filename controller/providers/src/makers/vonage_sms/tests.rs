@@ -97,6 +97,9 @@ fn all_parts_count() {
     let accepted = |micros| Submitted::Accepted { id: Some("3295d748".into()), price: Some((micros, "EUR".into())) };
     assert_eq!(one(&parts(&[TAKEN])), accepted(41_200));
     assert_eq!(one(&parts(&[TAKEN, &TAKEN.replace("3295", "72ff")])), accepted(82_400));
+    let two = VonageSms.parts(&parts(&[TAKEN, &TAKEN.replace("3295", "72ff")]));
+    assert_eq!(two, ["3295d748", "72ffd748"].map(Box::<str>::from), "each is reported by its own id");
+    assert!(VonageSms.parts(&parts(&[TAKEN, r#"{"status":"0"}"#])).is_empty());
     let unpriced = one(&parts(&[r#"{"message-id":"a","status":"0"}"#]));
     assert_eq!(unpriced, Submitted::Accepted { id: Some("a".into()), price: None });
 
