@@ -111,7 +111,12 @@ mod tests {
     use super::*;
 
     fn known(n: u64) -> Known {
-        Known { attempt: Attempt { message: MessageId::new(n, [1; 10]), number: 1 }, segments: 1, segment: None }
+        Known {
+            attempt: Attempt { message: MessageId::new(n, [1; 10]), number: 1 },
+            segments: 1,
+            segment: None,
+            to: None,
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use flotilla_protocol::id::{MessageId, ProviderId};
 use flotilla_protocol::wire::Attempt;
+use flotilla_providers::smpp::Tail;
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -34,6 +35,8 @@ pub struct Known {
     pub segments: u8,
     /// The one that an id is of (from 0), where each segment has an id of its own.
     pub segment: Option<u8>,
+    /// Whom it went to, where that may have to be compared.
+    pub to: Option<Tail>,
 }
 
 /// Our reference for an attempt: at most 36 characters, with all that a late report needs.
@@ -46,7 +49,8 @@ pub fn parse(reference: &str) -> Option<Known> {
     let message = MessageId::parse(parts.next()?).ok()?;
     let number = parts.next()?.parse().ok()?;
     let segments = parts.next()?.parse().ok()?;
-    parts.next().is_none().then_some(Known { attempt: Attempt { message, number }, segments, segment: None })
+    let known = Known { attempt: Attempt { message, number }, segments, segment: None, to: None };
+    parts.next().is_none().then_some(known)
 }
 
 struct Write {
@@ -86,7 +90,8 @@ impl References {
     }
 
     pub async fn find(&self, provider: ProviderId, ids: Vec<Box<str>>) -> Result<FxHashMap<Box<str>, Known>, SqlError> {
-        let sql = "SELECT message, attempt, segments, segment FROM provider_references WHERE provider = $1 AND reference = $2";
+        let sql = "SELECT message, attempt, segments, segment, recipient FROM provider_references \
+                   WHERE provider = $1 AND reference = $2";
         let find = move |tx: &mut dyn Tx| {
             let mut found = FxHashMap::default();
             for id in ids {
@@ -102,7 +107,7 @@ impl References {
     /// The newest of an account, for makers that have to be asked: what a session before this one has sent.
     pub async fn newest(&self, provider: ProviderId, limit: usize) -> Result<Vec<(Box<str>, Known, u64)>, SqlError> {
         let sql = format!(
-            "SELECT reference, message, attempt, segments, segment, at_ms FROM provider_references WHERE provider = $1 \
+            "SELECT reference, message, attempt, segments, segment, recipient, at_ms FROM provider_references WHERE provider = $1 \
              ORDER BY at_ms DESC LIMIT {limit}"
         );
         let rows = self.catalog.read(move |tx| tx.query(&sql, sql_params![provider])).await?;
@@ -132,7 +137,8 @@ impl References {
 
 fn known_of(row: &Row) -> Result<Known, SqlError> {
     let attempt = Attempt { message: row.get("message")?, number: row.get("attempt")? };
-    Ok(Known { attempt, segments: row.get("segments")?, segment: row.get("segment")? })
+    let to = row.get::<Option<u32>>("recipient")?.map(Tail::new);
+    Ok(Known { attempt, segments: row.get("segments")?, segment: row.get("segment")?, to })
 }
 
 async fn write_all(catalog: Arc<dyn Catalog>, clock: Arc<dyn Clock>, mut writes: mpsc::Receiver<Write>) {
@@ -177,14 +183,14 @@ async fn write_group(catalog: &Arc<dyn Catalog>, now_ms: u64, mut group: Vec<Wri
 }
 
 fn insert(tx: &mut dyn Tx, rows: &[(ProviderId, Box<str>, Known)], now_ms: u64) -> Result<(), SqlError> {
-    let sql = "INSERT INTO provider_references (provider, reference, message, attempt, segments, segment, at_ms) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (provider, reference) DO UPDATE \
+    let sql = "INSERT INTO provider_references (provider, reference, message, attempt, segments, segment, at_ms, \
+               recipient) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (provider, reference) DO UPDATE \
                SET message = excluded.message, attempt = excluded.attempt, segments = excluded.segments, \
-               segment = excluded.segment, at_ms = excluded.at_ms";
+               segment = excluded.segment, at_ms = excluded.at_ms, recipient = excluded.recipient";
     rows.iter().try_for_each(|(provider, id, known)| {
-        let Known { attempt, segments, segment } = *known;
+        let Known { attempt, segments, segment, to } = *known;
         let (message, number) = (attempt.message, attempt.number);
-        let params = sql_params![*provider, &**id, message, number, segments, segment, now_ms];
+        let params = sql_params![*provider, &**id, message, number, segments, segment, now_ms, to.map(Tail::digits)];
         tx.execute(sql, params).map(drop)
     })
 }
@@ -192,11 +198,14 @@ fn insert(tx: &mut dyn Tx, rows: &[(ProviderId, Box<str>, Known)], now_ms: u64) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
+    use crate::domain::Now;
+    use crate::store::testing::new_stores;
 
     #[test]
     fn a_reference_has_everything_and_fits() {
         let message = MessageId::new(1_763_640_000_123, [7; 10]);
-        let known = Known { attempt: Attempt { message, number: 30 }, segments: 32, segment: None };
+        let known = Known { attempt: Attempt { message, number: 30 }, segments: 32, segment: None, to: None };
         let text = reference(known.attempt, known.segments);
         assert_eq!(text.len(), 36);
         assert_eq!(parse(&text), Some(known));
@@ -204,5 +213,27 @@ mod tests {
         for text in wrong {
             assert_eq!(parse(text), None, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_makers_id_means_is_kept_for_as_long_as_it_may_be_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(Now { unix_ms: 1_763_640_000_000, mono_ms: 1 }));
+        let references = References::start(new_stores(dir.path()).catalog, clock.clone());
+        let provider = ProviderId::new(1_763_640_000_000, [1; 10]);
+        let attempt = Attempt { message: MessageId::new(1_763_640_000_123, [7; 10]), number: 1 };
+        let known = |segment, to| Known { attempt, segments: 3, segment, to };
+        let [whole, part] = [known(None, None), known(Some(2), Some(Tail::new(345_678)))];
+        assert!(references.keep(provider, vec![("a".into(), whole), ("b".into(), whole)]).await);
+        assert!(references.keep(provider, vec![("b".into(), part)]).await, "the later one counts");
+        let found = references.find(provider, ["a", "b", "c"].map(Into::into).to_vec()).await.unwrap();
+        assert_eq!((found.get("a"), found.get("b"), found.get("c")), (Some(&whole), Some(&part), None));
+        let other = ProviderId::from_bytes([9; 16]);
+        assert!(references.find(other, vec!["a".into()]).await.unwrap().is_empty());
+        references.settle(provider, vec!["a".into()]).await.unwrap();
+        let newest = references.newest(provider, 10).await.unwrap();
+        assert_eq!(newest, [("b".into(), part, 1_763_640_000_000)]);
+        assert_eq!(references.prune(1_763_640_000_000 + KEEP_MS).await.unwrap(), 0);
+        assert_eq!(references.prune(1_763_640_000_001 + KEEP_MS).await.unwrap(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_protocol::id::ProviderId;
-use flotilla_providers::smpp::{self, Ack, Event, Handle, State};
+use flotilla_providers::smpp::{self, Ack, Candidate, Event, Handle, State};
 use flotilla_providers::{FieldError, Judged, Outgoing, Receipt, Submitted};
 use ractor::ActorRef;
 use tokio::sync::{mpsc, oneshot};
@@ -142,13 +142,16 @@ async fn recognise(
     references: &References,
     provider: ProviderId,
     receipt: Receipt,
-    ids: Vec<Box<str>>,
+    ids: Vec<Candidate>,
 ) -> Option<(Option<Known>, Receipt)> {
-    let found = references.find(provider, ids.clone()).await;
+    let found = references.find(provider, ids.iter().map(|one| one.key.clone()).collect()).await;
     let found = found.inspect_err(|error| tracing::warn!(%provider, %error, "an SMSC's ids cannot be read")).ok()?;
-    let first = ids.into_iter().find_map(|id| found.get(&id).map(|known| (id, *known)));
+    let known = |one: &Candidate| found.get(&one.key).copied().filter(|known| one.may_mean(known.to));
+    let first = ids.iter().find_map(|one| Some((one.key.clone(), known(one)?)));
     Some(match first {
         Some((id, known)) => (Some(known), Receipt { id: Some(id), ..receipt }),
+        // What is in the store under its likeliest id is another message.
+        None if !found.is_empty() => (None, Receipt { id: None, ..receipt }),
         None => (None, receipt),
     })
 }

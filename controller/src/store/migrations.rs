@@ -43,6 +43,7 @@ pub const CATALOG: &[Migration] = migrations![
     6 "0006_routing",
     7 "0007_providers",
     8 "0008_webhooks",
+    9 "0009_reference_recipients",
 ];
 
 /// How an engine calls the types.

@@ -7,7 +7,7 @@ use flotilla_protocol::address::Address;
 use flotilla_protocol::number::Msisdn;
 use flotilla_protocol::sms::{self, Concatenation, Content, Joined, Limits, Payload, Reassembler, Udh};
 
-use super::ids::Keys;
+use super::ids::{Candidate, Keys, Numbers, Tail};
 use super::pdu::{Deliver, PduAddress};
 use super::receipt;
 use super::settings::{Alphabet, Settings};
@@ -31,7 +31,7 @@ pub(crate) type SharedKeys = Arc<Mutex<Keys>>;
 pub(crate) enum Incoming {
     Receipt {
         receipt: Receipt,
-        ids: Vec<Box<str>>,
+        ids: Vec<Candidate>,
     },
     Message(Inbound),
     /// Nothing to tell yet, or nothing new.
@@ -122,11 +122,15 @@ impl Receiver {
     fn receipt(&self, deliver: &Deliver) -> Incoming {
         let Some(report) = receipt::read(deliver, &self.settings.receipt_zone) else { return Incoming::Unreadable };
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let ids = keys.of_receipt(report.parameter_id.as_deref(), report.text_id.as_deref());
-        let Some(id) = ids.first().cloned() else { return Incoming::Unreadable };
+        let (source, dest) = (Tail::read(&deliver.source.digits), Tail::read(&deliver.dest.digits));
+        let (parameter, text) = (report.parameter_id.as_deref(), report.text_id.as_deref());
+        if parameter.or(text).is_none() {
+            return Incoming::Unreadable;
+        }
+        let ids = keys.of_receipt(parameter, text, Numbers { source, dest });
         let receipt = Receipt {
             reference: None,
-            id: Some(id),
+            id: ids.first().map(|one| one.key.clone()),
             segment: None,
             state: report.state,
             at_ms: report.at_ms,

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::client::Shared;
 use super::connect::{Stream, connect};
+use super::ids::Tail;
 use super::incoming::Receiver;
 use super::outcome::{Event, NotSent, State, SubmitOutcome};
 use super::pdu;
@@ -94,6 +95,7 @@ struct Running {
 
 struct Waiting {
     reply: oneshot::Sender<SubmitOutcome>,
+    to: Tail,
     whole: bool,
     segments: u8,
 }
@@ -288,7 +290,8 @@ impl Link {
         let key = running.next_key;
         let waited_ms = request.since.elapsed().as_millis() as u64;
         let (whole, segments) = (built.whole, request.outgoing.segments);
-        running.replies.insert(key, Waiting { reply: request.reply, whole, segments });
+        let to = Tail::of(request.outgoing.to);
+        running.replies.insert(key, Waiting { reply: request.reply, to, whole, segments });
         let deadline = request.deadline.map(|deadline| deadline.saturating_duration_since(self.epoch));
         let job = Job {
             key,
@@ -337,7 +340,7 @@ impl Link {
         let Some(waiting) = running.replies.remove(&key) else { return };
         let mut keys = self.shared.keys();
         for id in outcome.ids.iter_mut().flatten() {
-            *id = keys.answered(id);
+            *id = keys.answered(id, Some(waiting.to));
         }
         drop(keys);
         if let Submitted::Accepted { id, .. } = &mut outcome.submitted {
@@ -354,7 +357,7 @@ impl Link {
     fn keyed(&self, submitted: Submitted) -> Submitted {
         match submitted {
             Submitted::Accepted { id: Some(id), price } => {
-                Submitted::Accepted { id: Some(self.shared.keys().answered(&id)), price }
+                Submitted::Accepted { id: Some(self.shared.keys().answered(&id, None)), price }
             }
             other => other,
         }

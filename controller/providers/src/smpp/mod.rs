@@ -38,6 +38,7 @@ pub mod testing;
 mod tests;
 
 pub use client::{Handle, judge, start, start_seeded};
+pub use ids::{Candidate, Tail};
 pub use outcome::{Ack, Event, LATE, State, SubmitOutcome};
 pub use receipt::{TextFields, text_fields};
 pub use settings::{CAPABILITIES, Settings};

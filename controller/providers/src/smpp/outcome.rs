@@ -5,6 +5,7 @@ use std::fmt;
 use flotilla_protocol::wire::ErrorClass;
 use tokio::sync::mpsc;
 
+use super::ids::Candidate;
 use super::link::Settled;
 use super::status;
 use crate::maker::{Inbound, Receipt, Refusal, Submitted};
@@ -88,10 +89,11 @@ pub enum State {
 pub enum Event {
     State(State),
     /// What became of a message, or of a segment of one. `receipt.id` is the likeliest key; `ids` has all that it could be,
-    /// the likeliest first: the first one that is known is right. Repetitions and old ones come too.
+    /// the likeliest first: the first one that is known, and may mean a message to its number, is right; without any it is of no
+    /// message that went out here. Repetitions and old ones come too.
     Receipt {
         receipt: Receipt,
-        ids: Vec<Box<str>>,
+        ids: Vec<Candidate>,
         ack: Ack,
     },
     /// A message for us. After an interrupted answer it comes again with the same id.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use flotilla_protocol::id::ProviderId;
 use flotilla_protocol::wire::{ErrorClass, NotSent};
+use flotilla_providers::smpp::Tail;
 use flotilla_providers::{Outgoing, Refusal, Submitted};
 use ractor::ActorRef;
 
@@ -186,7 +187,7 @@ async fn submit_smpp(
     let (Some(answered), Some(told)) = (report.answered.as_mut(), told) else { return };
     let SmppTold { told, ids } = told.await;
     let Some(job) = answered.batch.jobs.first() else { return };
-    let known = |segment| Known { attempt: job.attempt, segments: job.segments, segment };
+    let known = |segment| Known { attempt: job.attempt, segments: job.segments, segment, to: Some(Tail::of(job.to)) };
     let ids: Vec<_> = ids.into_iter().map(|(id, segment)| (0, id, known(segment))).collect();
     references.keep(provider, kept(&ids)).await;
     (answered.told, answered.ids) = (told, ids);
@@ -196,7 +197,7 @@ async fn submit_smpp(
 fn whole_ids(jobs: &[Job], told: &Told) -> Vec<(usize, Box<str>, Known)> {
     let id = |(place, (result, job)): (usize, (&Submitted, &Job))| match result {
         Submitted::Accepted { id: Some(id), .. } if id.len() <= ID_BYTES_MAX => {
-            let known = Known { attempt: job.attempt, segments: job.segments, segment: None };
+            let known = Known { attempt: job.attempt, segments: job.segments, segment: None, to: None };
             Some((place, id.clone(), known))
         }
         _ => None,
@@ -208,7 +209,7 @@ fn whole_ids(jobs: &[Job], told: &Told) -> Vec<(usize, Box<str>, Known)> {
 fn part_ids(jobs: &[Job], told: &Told) -> Vec<(usize, Box<str>, Known)> {
     let Some(job) = jobs.first() else { return Vec::new() };
     let segments = u8::try_from(told.parts.len()).unwrap_or(u8::MAX);
-    let known = |number| Known { attempt: job.attempt, segments, segment: Some(number) };
+    let known = |number| Known { attempt: job.attempt, segments, segment: Some(number), to: None };
     let parts = told.parts.iter().zip(0..segments).filter(|(id, _)| id.len() <= ID_BYTES_MAX);
     parts.map(|(id, number)| (0, id.clone(), known(number))).collect()
 }

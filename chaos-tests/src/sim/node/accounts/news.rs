@@ -116,7 +116,7 @@ fn take_receipt(session: &mut Session, known: Known, receipt: &Receipt, now: Now
     if let Some(id) = receipt.id.as_deref().filter(|_| receipt.state != ReceiptState::Pending) {
         session.polls.settle(id);
     }
-    let Known { attempt, segments, segment } = known;
+    let Known { attempt, segments, segment, .. } = known;
     let segment = receipt.segment.or(segment);
     match &receipt.state {
         ReceiptState::Pending => 0,

@@ -205,7 +205,8 @@ impl Request {
         let What::Submit { batch, results: Some(results) } = &self.what else { return Vec::new() };
         let known = |(result, job): (&Submitted, &Job)| match result {
             Submitted::Accepted { id: Some(id), .. } => {
-                Some((id.clone(), Known { attempt: job.attempt, segments: job.segments, segment: None }))
+                let known = Known { attempt: job.attempt, segments: job.segments, segment: None, to: None };
+                Some((id.clone(), known))
             }
             _ => None,
         };
