@@ -29,4 +29,4 @@ test:
 	$(CARGO) build --locked --workspace --bins
 	FLOTILLA_TESTS_REQUIRE_ALL=1 $(CARGO) test --locked --workspace
 	# What stands on the catalog, once more on PostgreSQL.
-	FLOTILLA_TESTS_REQUIRE_ALL=1 FLOTILLA_TEST_STORE=postgres $(CARGO) test --locked --workspace --lib -- fleet:: ca:: gateway::
+	FLOTILLA_TESTS_REQUIRE_ALL=1 FLOTILLA_TEST_STORE=postgres $(CARGO) test --locked --workspace --lib -- fleet:: ca:: gateway:: providers:: webhooks:: settings::

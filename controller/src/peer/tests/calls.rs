@@ -1,9 +1,14 @@
 //! Any node takes any call.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
-use super::{Events, Nodes, answer};
+use super::{Events, Nodes, PATIENCE, answer};
+use crate::providers::tests::maker::{SIGNATURE, THANKS, signature};
+use crate::providers::tests::service::{Mood, Service};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_go_through_any_node_and_are_seen_through_any() {
@@ -64,6 +69,47 @@ async fn a_refusal_is_the_leaders_own() {
     let refused = answer(nodes.request(Method::POST, 2, "/v1/messages", reader).json(&body)).await;
     assert_eq!(refused.problem(), (403, "forbidden"));
     assert_eq!(answer(nodes.request(Method::GET, 2, "/v1/messages", reader)).await.status, 200);
+    nodes.shutdown().await;
+}
+
+/// A provider knows one address, whoever leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_settles_its_message_whichever_node_it_comes_to() {
+    let nodes = Nodes::prepared(2, |_, config| config.providers.allow_private_addresses = true, |_| {}).await;
+    let service = Service::start(Mood::Take).await;
+    let account = json!({"maker": "test", "name": "Test", "base_url": service.url(), "secrets": {"key": "geheim"},
+        "senders": [{"from": "ACME"}]});
+    let made = answer(nodes.post(2, "/v1/providers", &account)).await.expect(201);
+    let message = nodes.send(2, "hello").await;
+    let until = async |state: &str| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = answer(nodes.get(2, &format!("/v1/messages/{message}"))).await.expect(200);
+            if found["state"] == state {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {state}: {found}");
+            // Between two questions, not in place of one.
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let taken = service.takes(1).await.remove(0);
+    until("sent").await;
+    let providers = &nodes.node(2).api.providers;
+    assert_eq!(providers.sessions().count(), 0, "the leader has the session");
+    let id = made["id"].as_str().unwrap().parse().unwrap();
+    let path = providers.accounts().get(nodes.tenant, id).await.unwrap().callback_path();
+    let body = json!({"reports": [{"id": taken.id, "state": "delivered"}]}).to_string();
+    let call = |path: String| {
+        nodes
+            .request(Method::POST, 2, &path, "")
+            .header(SIGNATURE, signature("geheim", body.as_bytes()))
+            .body(body.clone())
+    };
+    let (base, _) = path.rsplit_once('/').unwrap();
+    assert_eq!(answer(call(format!("/{base}/another"))).await.problem(), (404, "not_found"));
+    assert_eq!(answer(call(format!("/{path}"))).await.expect(200), THANKS);
+    until("delivered").await;
     nodes.shutdown().await;
 }
 
