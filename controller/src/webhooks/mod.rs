@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `endpoint` | addresses, which events they want, what signs; in the catalog |
+//! | `endpoint`, `endpoints` | addresses, which events they want, what signs; the same in the catalog |
 //! | `follower` | takes events from the journal into the lines of those who want them |
 //! | `queue` | the lines in the catalog |
 //! | `courier` | what goes to whom next, without IO: order, pauses, giving up |
@@ -18,6 +18,7 @@ mod courier;
 mod delivery;
 mod directory;
 mod endpoint;
+mod endpoints;
 mod follower;
 mod queue;
 mod sender;
@@ -44,9 +45,10 @@ use sender::{Answer, Letter, Sender};
 use shared::Shared;
 
 pub use endpoint::{
-    Change, EVENTS, Endpoint, EndpointError, Endpoints, NAME_BYTES_MAX, PATTERNS_MAX, PatternError, Patterns,
-    RATE_DEFAULT, RATE_MAX, SigningSecret, URL_BYTES_MAX, callbacks_of,
+    Change, EVENTS, Endpoint, EndpointError, NAME_BYTES_MAX, PATTERNS_MAX, PatternError, Patterns, RATE_DEFAULT,
+    RATE_MAX, SigningSecret, URL_BYTES_MAX, callbacks_of,
 };
+pub use endpoints::Endpoints;
 pub use follower::WebhooksFollower;
 pub use queue::Waiting;
 pub use sender::UrlError;

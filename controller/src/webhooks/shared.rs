@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use super::courier::{Courier, LineId, NOT_JOURNALED, Parcel, Place};
 use super::directory::Directory;
-use super::endpoint::{Endpoint, Endpoints, SigningSecret};
+use super::endpoint::{Endpoint, SigningSecret};
+use super::endpoints::Endpoints;
 use super::queue::{Queue, Settled};
 
 /// Such events that wait to be written; what comes on top is dropped.
