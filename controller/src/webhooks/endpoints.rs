@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flotilla_protocol::id::{TenantId, WebhookId};
 use rustc_hash::FxHashMap;
 
-use super::endpoint::{Change, ENDPOINTS_MAX, Endpoint, EndpointError, Patterns, SigningSecret};
+use super::endpoint::{Change, ENDPOINTS_MAX, Endpoint, EndpointError, Patterns, SigningSecret, callbacks_of};
 use super::shared::Mark;
 use crate::fleet::audit::{self, By};
 use crate::fleet::cut;
@@ -61,9 +61,11 @@ impl Endpoints {
         let sealed = self.keys.seal(&place_of(new.id, "secret"), secret.expose().as_bytes())?;
         self.catalog
             .run(move |tx| {
-                let sql = "SELECT COUNT(*) AS n FROM webhooks WHERE tenant = $1";
-                let known: u64 = tx.query_one(sql, sql_params![new.tenant])?.map_or(Ok(0), |row| row.get("n"))?;
-                if known as usize > ENDPOINTS_MAX {
+                // The one of the tenant's callbacks comes by itself, and does not count.
+                let sql = "SELECT COUNT(*) AS n FROM webhooks WHERE tenant = $1 AND id <> $2";
+                let params = sql_params![new.tenant, callbacks_of(new.tenant).to_bytes()];
+                let known: u64 = tx.query_one(sql, params)?.map_or(Ok(0), |row| row.get("n"))?;
+                if known as usize >= ENDPOINTS_MAX {
                     return Err(EndpointError::TooMany);
                 }
                 insert(tx, &new, sealed)?;

@@ -224,6 +224,22 @@ async fn a_message_may_have_an_address_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_fifty_webhooks_beside_its_callbacks() {
+    let world = world().await;
+    let own = Receiver::new(200).await;
+    let body = json!({"to": "+255712345678", "text": "hello", "callback_url": own.url});
+    let sent = world.call(world.post("/v1/messages", &world.key).json(&body)).await;
+    world.cancel(sent.body["messages"][0]["id"].as_str().unwrap()).await;
+    own.told(1).await;
+    let create = || world.call(world.post("/v1/webhooks", &world.key).json(&json!({"url": own.url})));
+    for n in 0..50 {
+        assert_eq!(create().await.status, 201, "{n}");
+    }
+    assert_eq!(create().await.problem(), (409, "conflict"));
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_of_the_fleet_are_told_too() {
     let world = world().await;
     let receiver = Receiver::new(200).await;
