@@ -10,6 +10,7 @@ use flotilla_routing::choice::Why;
 use flotilla_routing::fact::Charge;
 use serde::{Deserialize, Serialize};
 
+use super::callback::callback_line;
 use super::message::{Failure, Priority, Route, Submission};
 
 /// One entry of a shard's history.
@@ -63,8 +64,8 @@ pub struct Facts {
     pub priority: Priority,
     pub region: Option<Region>,
     pub campaign: Box<str>,
-    /// Its client wants to hear of it (`callback_url`).
-    pub callback: bool,
+    /// Its client wants to hear of it (`callback_url`): in which line, see [`callback_line`]; 0 when not.
+    pub callback: u8,
 }
 
 impl Facts {
@@ -75,7 +76,7 @@ impl Facts {
             priority: submission.priority,
             region: submission.to.region(),
             campaign: submission.campaign.clone(),
-            callback: submission.callback_url.is_some(),
+            callback: callback_line(submission.callback_url.as_deref()),
         }
     }
 }

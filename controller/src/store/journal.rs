@@ -100,7 +100,7 @@ mod tests {
 
     fn batch(epoch: u64, seq: u64, at_ms: u64) -> Batch {
         let (priority, campaign) = (Priority::Normal, "".into());
-        let facts = Facts { accepted_ms: 1, segments: 1, priority, region: None, campaign, callback: false };
+        let facts = Facts { accepted_ms: 1, segments: 1, priority, region: None, campaign, callback: 0 };
         let (message, tenant) = (MessageId::from_bytes([1; 16]), TenantId::from_bytes([1; 16]));
         let kind = EventKind::Changed(Changed { message, tenant, facts, change: Change::Cancelled, charge: None });
         Batch { shard: ShardId(1), epoch: Epoch(epoch), seq, events: [Event { at_ms, kind }].into() }

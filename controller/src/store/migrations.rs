@@ -44,6 +44,7 @@ pub const CATALOG: &[Migration] = migrations![
     7 "0007_providers",
     8 "0008_webhooks",
     9 "0009_reference_recipients",
+    10 "0010_webhook_lanes",
 ];
 
 /// How an engine calls the types.

@@ -1,7 +1,8 @@
 //! Which event goes to which endpoint next, without IO.
 //!
-//! Each endpoint has a line (and one more for what is not in the journal). Events of one subject (a message, a device) leave it in their order: the next one only when the
-//! former was delivered, or given up. Different subjects go side by side. An event that is refused waits longer each time
+//! Each endpoint has a line, and one more for what is not in the journal; a tenant's callbacks have one for each of some groups
+//! of hosts. Events of one subject (a message, a device) leave it in their order: the next one only when the former was
+//! delivered, or given up. Different subjects go side by side. An event that is refused waits longer each time
 //! (`BACK_OFF_MS`), for two days; an endpoint that refuses everything gets one event at a time to see whether it is back, at
 //! pauses that grow the same way. So a slow or dead endpoint keeps nobody else waiting.
 //!
@@ -12,6 +13,8 @@ use std::ops::Bound;
 
 use flotilla_protocol::id::WebhookId;
 use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::domain::callback::CALLBACK_LINES;
 
 /// Pauses after an event was refused, and between looks at an endpoint that refuses everything.
 pub(super) const BACK_OFF_MS: [u64; 7] =
@@ -24,8 +27,11 @@ const FAILURES_MAX: u32 = 5;
 pub(super) const PARALLEL_MAX: usize = 16;
 /// And while there is little room for all: so endpoints that answer slowly do not fill it.
 pub(super) const PARALLEL_PRESSED: usize = 2;
-/// Events of one endpoint in memory.
+/// Events of one endpoint in memory; of each line of a tenant's callbacks.
 pub(super) const WINDOW: usize = 2_000;
+pub(super) const LANE_WINDOW: usize = 250;
+/// Between two tries of what could not even be tried: the store did not say what to send, or where.
+const LATER_MS: u64 = 2_000;
 /// A pause that an endpoint asks for is believed up to this.
 const RETRY_AFTER_MS_MAX: u64 = 3_600_000;
 
@@ -40,23 +46,41 @@ pub(super) struct Place {
 /// Events that are not in the journal come in places of their own.
 pub(super) const NOT_JOURNALED: u64 = 1 << 62;
 
-/// An endpoint has two lines, since what is not in the journal comes in no order with what is.
+/// An endpoint has two lines, since what is not in the journal comes in no order with what is. That of a tenant's callbacks has
+/// one for each lane instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LineId {
     pub(super) webhook: WebhookId,
     pub(super) journaled: bool,
+    /// By the address's host (see `domain::callback`); 0 for all others.
+    pub(super) lane: u8,
 }
 
 impl LineId {
     /// No line comes before it.
-    const FIRST: Self = Self { webhook: WebhookId::from_bytes([0; 16]), journaled: false };
+    const FIRST: Self = Self::first_of(WebhookId::from_bytes([0; 16]));
 
-    pub(super) fn both(webhook: WebhookId) -> [Self; 2] {
-        [true, false].map(|journaled| Self { webhook, journaled })
+    const fn first_of(webhook: WebhookId) -> Self {
+        Self { webhook, journaled: false, lane: 0 }
     }
 
-    pub(super) fn of(webhook: WebhookId, place: Place) -> Self {
-        Self { webhook, journaled: place.seq < NOT_JOURNALED }
+    const fn last_of(webhook: WebhookId) -> Self {
+        Self { webhook, journaled: true, lane: u8::MAX }
+    }
+
+    pub(super) fn all(webhook: WebhookId, callbacks: bool) -> impl Iterator<Item = Self> {
+        let lanes = if callbacks { CALLBACK_LINES } else { 0 };
+        let loose = (!callbacks).then_some(Self::first_of(webhook));
+        (0..=lanes).map(move |lane| Self { webhook, journaled: true, lane }).chain(loose)
+    }
+
+    pub(super) fn of(webhook: WebhookId, parcel: &Parcel) -> Self {
+        Self { webhook, journaled: parcel.place.seq < NOT_JOURNALED, lane: parcel.lane }
+    }
+
+    /// Events of it in memory.
+    pub(super) fn window(self) -> usize {
+        if self.lane == 0 { WINDOW } else { LANE_WINDOW }
     }
 
     /// The places of the line begin behind it, and end before the other line's.
@@ -76,6 +100,8 @@ pub(super) type Subject = [u8; 16];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parcel {
     pub(super) place: Place,
+    /// That of its line.
+    pub(super) lane: u8,
     pub(super) subject: Subject,
     /// `message.sent`...
     pub(super) kind: Box<str>,
@@ -98,6 +124,8 @@ pub(super) enum Tried {
     Refused {
         retry_after_ms: Option<u64>,
     },
+    /// It was not tried, for a reason of ours.
+    Not,
 }
 
 /// What becomes of an event after a try.
@@ -214,18 +242,19 @@ impl Courier {
         self.lines.entry(line).or_insert_with(fresh).rate_per_s = rate_per_s;
     }
 
-    /// Nothing goes to it any more; what is on its way comes back to nobody.
-    pub(super) fn close(&mut self, line: LineId) {
-        self.lines.remove(&line);
+    /// Nothing goes to an endpoint any more; what is on its way comes back to nobody.
+    pub(super) fn close(&mut self, webhook: WebhookId) {
+        self.lines.retain(|line, _| line.webhook != webhook);
     }
 
     /// New events, which are in the store: in the order of their places.
     pub(super) fn append(&mut self, line: LineId, parcels: Vec<Parcel>) {
+        let window = line.window();
         let Some(line) = self.lines.get_mut(&line) else { return };
         for parcel in parcels {
             if line.stored_after.is_some() {
                 line.missed = true;
-            } else if line.parcels.len() >= WINDOW {
+            } else if line.parcels.len() >= window {
                 line.stored_after = line.parcels.last_key_value().map(|(place, _)| *place);
             } else {
                 line.add(parcel);
@@ -235,8 +264,10 @@ impl Courier {
 
     /// What to read from the store: for which endpoints, behind which place. Each once until [`Courier::loaded`].
     pub(super) fn wants(&mut self) -> Vec<(LineId, Place)> {
-        let short = |line: &Line| line.stored_after.is_some() && !line.loading && line.parcels.len() <= WINDOW / 2;
-        let lines = self.lines.iter_mut().filter(|(_, line)| short(line));
+        let short = |id: &LineId, line: &Line| {
+            line.stored_after.is_some() && !line.loading && line.parcels.len() <= id.window() / 2
+        };
+        let lines = self.lines.iter_mut().filter(|(id, line)| short(id, line));
         let wants = lines.filter_map(|(id, line)| {
             line.loading = true;
             line.missed = false;
@@ -261,10 +292,10 @@ impl Courier {
         }
     }
 
-    /// Starts a line again from the store: somebody has changed what is there.
-    pub(super) fn reload(&mut self, line: LineId) {
-        if let Some(known) = self.lines.get_mut(&line) {
-            *known = Line { stored_after: Some(line.begin()), ..Line::new(known.rate_per_s) };
+    /// Starts an endpoint's lines again from the store: somebody has changed what is there.
+    pub(super) fn reload(&mut self, webhook: WebhookId) {
+        for (id, line) in self.lines.range_mut(LineId::first_of(webhook)..=LineId::last_of(webhook)) {
+            *line = Line { stored_after: Some(id.begin()), ..Line::new(line.rate_per_s) };
         }
     }
 
@@ -308,6 +339,12 @@ impl Courier {
                 return Some(Verdict::Done);
             }
             Tried::Refused { retry_after_ms } => retry_after_ms.map(|ms| ms.min(RETRY_AFTER_MS_MAX)),
+            Tried::Not => {
+                let parcel = line.parcels.get_mut(&place)?;
+                parcel.next_ms = now_ms + LATER_MS;
+                line.due.insert((parcel.next_ms, place));
+                return None;
+            }
         };
         line.failures = line.failures.saturating_add(1);
         if line.failures >= FAILURES_MAX {

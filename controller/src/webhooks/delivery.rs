@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{self, Subject};
-use super::courier::{LineId, PARALLEL_MAX, PARALLEL_PRESSED, Parcel, Tried, WINDOW};
-use super::endpoint::Endpoint;
+use super::courier::{LineId, PARALLEL_MAX, PARALLEL_PRESSED, Parcel, Tried};
+use super::endpoint::{Endpoint, EndpointError, SigningSecret, callbacks_of};
 use super::queue::Settled;
 use super::sender::{Answer, Letter, Sender};
 use super::shared::{Mark, Shared};
@@ -37,6 +37,14 @@ pub(super) struct Delivery {
     pub(super) rows: RowsReader,
     pub(super) sender: Sender,
     pub(super) clock: Arc<dyn Clock>,
+}
+
+/// Why there is nothing to send.
+enum Trouble {
+    /// The store does not answer.
+    Store(String),
+    /// It has what cannot be sent.
+    Own(String),
 }
 
 impl Delivery {
@@ -79,9 +87,9 @@ impl Delivery {
     async fn load(&self) {
         let wants = self.shared.courier.lock().wants();
         for (line, after) in wants {
-            match self.shared.queue.load(line, after, WINDOW).await {
+            match self.shared.queue.load(line, after, line.window()).await {
                 Ok(parcels) => {
-                    let more = parcels.len() == WINDOW;
+                    let more = parcels.len() == line.window();
                     self.shared.courier.lock().loaded(line, parcels, more);
                     self.shared.wake.notify_one();
                 }
@@ -104,27 +112,37 @@ impl Delivery {
             Ok(Some(letter)) => self.sender.send(&letter).await,
             // The endpoint has gone meanwhile, or the message has no address: there is nobody to tell.
             Ok(None) => Answer::Delivered { status: 204 },
-            Err(error) => Answer::Failed { error: error.into(), retry_after_ms: None },
+            Err(Trouble::Own(error)) => Answer::Failed { error: error.into(), retry_after_ms: None },
+            Err(Trouble::Store(error)) => return self.not_tried(line, &parcel, &error),
         };
         histogram!("flotilla_webhook_seconds").record(begin.elapsed().as_secs_f64());
         counter!("flotilla_webhook_deliveries_total", "outcome" => answer.name()).increment(1);
         self.note(line, &parcel, answer).await;
     }
 
+    /// The store does not say what or where. That is no fault of the endpoint: nothing is counted, and no time is lost.
+    fn not_tried(&self, line: LineId, parcel: &Parcel, error: &str) {
+        counter!("flotilla_webhook_deliveries_total", "outcome" => "not tried").increment(1);
+        tracing::debug!(webhook = %line.webhook, error, "an event for a webhook cannot be read; trying again");
+        self.shared.courier.lock().tried(line, parcel.place, &Tried::Not, self.now_ms(), 0.5);
+        self.shared.wake.notify_one();
+    }
+
     /// What to say and where; `None` when there is nobody to say it to.
-    async fn letter(&self, webhook: WebhookId, parcel: &Parcel) -> Result<Option<Letter>, String> {
+    async fn letter(&self, webhook: WebhookId, parcel: &Parcel) -> Result<Option<Letter>, Trouble> {
         let Some(tenant) = self.tenant_of(webhook) else { return Ok(None) };
         let Some(endpoint) = self.shared.directory.get(tenant, webhook) else { return Ok(None) };
         let mut subject = Subject::default();
         if parcel.kind.starts_with("message.") {
             let found = self.rows.get(tenant, MessageId::from_bytes(parcel.subject)).await;
-            let Some(record) = found.map_err(|error| error.to_string())? else { return Ok(None) };
+            let Some(record) = found.map_err(|error| Trouble::Store(error.to_string()))? else { return Ok(None) };
             subject = Subject::of(record.submission);
         }
         let url = if endpoint.is_callbacks() { subject.callback_url.clone() } else { Some(endpoint.url.clone()) };
         let Some(url) = url else { return Ok(None) };
         let secrets = self.secrets(&endpoint).await?;
-        let body = body::compose(&parcel.kind, parcel.at_ms, &parcel.data, &subject, endpoint.include_text)?;
+        let body = body::compose(&parcel.kind, parcel.at_ms, &parcel.data, &subject, endpoint.include_text);
+        let body = body.map_err(Trouble::Own)?;
         let id = body::id_of(webhook, parcel.place);
         Ok(Some(Letter { url, id, body, secrets, at_ms: self.now_ms() }))
     }
@@ -133,7 +151,7 @@ impl Delivery {
         self.shared.directory.tenant_of(webhook)
     }
 
-    pub(super) async fn secrets(&self, endpoint: &Endpoint) -> Result<Arc<[super::endpoint::SigningSecret]>, String> {
+    async fn secrets(&self, endpoint: &Endpoint) -> Result<Arc<[SigningSecret]>, Trouble> {
         let now_ms = self.now_ms();
         if let Some((secrets, until_ms)) = self.shared.secrets.lock().get(&endpoint.id)
             && now_ms < *until_ms
@@ -141,7 +159,12 @@ impl Delivery {
             return Ok(Arc::clone(secrets));
         }
         let found = self.shared.endpoints.secrets(endpoint.tenant, endpoint.id, now_ms).await;
-        let secrets: Arc<[_]> = found.map_err(|error| error.to_string())?.into();
+        let secrets: Arc<[_]> = found
+            .map_err(|error| match error {
+                EndpointError::Sql(error) => Trouble::Store(error.to_string()),
+                other => Trouble::Own(other.to_string()),
+            })?
+            .into();
         self.shared.secrets.lock().insert(endpoint.id, (Arc::clone(&secrets), now_ms + SECRETS_MS));
         Ok(secrets)
     }
@@ -170,7 +193,7 @@ impl Delivery {
         }
         self.mark(tenant, line.webhook, error, now_ms);
         let failing = self.shared.directory.failing(line.webhook, tried == Tried::Delivered, now_ms);
-        let is_callbacks = line.webhook == super::endpoint::callbacks_of(tenant);
+        let is_callbacks = line.webhook == callbacks_of(tenant);
         if !is_callbacks && (gone || failing.is_some_and(|since| now_ms.saturating_sub(since) >= FAILING_MS_MAX)) {
             let why = if gone { "it answered 410 Gone" } else { "nothing could be delivered for two days" };
             self.disable(tenant, line.webhook, why).await;

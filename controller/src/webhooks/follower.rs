@@ -11,6 +11,7 @@ use super::courier::{Parcel, Place};
 use super::endpoint;
 use super::queue::QueueError;
 use super::shared::Shared;
+use crate::domain::callback::callback_line;
 use crate::domain::event::{Event, EventKind};
 use crate::follow::live::rendered;
 use crate::follow::{FollowError, Follower};
@@ -49,14 +50,15 @@ impl WebhooksFollower {
     }
 
     async fn take(&mut self, shard: ShardId, place: Place, event: &Event) -> Result<(), FollowError> {
-        let (tenant, subject, callback) = match &event.kind {
+        let (tenant, subject, lane) = match &event.kind {
             EventKind::Accepted(accepted) => {
                 let submission = &accepted.submission;
-                (submission.tenant, submission.id.to_bytes(), submission.callback_url.is_some())
+                (submission.tenant, submission.id.to_bytes(), callback_line(submission.callback_url.as_deref()))
             }
             EventKind::Changed(changed) => (changed.tenant, changed.message.to_bytes(), changed.facts.callback),
-            EventKind::Inbound(inbound) => (inbound.tenant, inbound.id.to_bytes(), false),
+            EventKind::Inbound(inbound) => (inbound.tenant, inbound.id.to_bytes(), 0),
         };
+        let callback = lane != 0;
         if callback {
             self.open_callbacks(tenant, event.at_ms).await?;
         } else if !self.shared.directory.knows(tenant) {
@@ -64,8 +66,10 @@ impl WebhooksFollower {
         }
         let Some((kind, data)) = rendered(tenant, event) else { return Ok(()) };
         for webhook in self.shared.directory.wanting(tenant, kind, event.at_ms, callback) {
+            let is_callbacks = callback && webhook == endpoint::callbacks_of(tenant);
             let parcel = Parcel {
                 place,
+                lane: if is_callbacks { lane } else { 0 },
                 subject,
                 kind: kind.into(),
                 at_ms: event.at_ms,

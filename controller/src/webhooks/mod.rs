@@ -38,7 +38,7 @@ use crate::net_guard::NetGuard;
 use crate::secrets::ClusterKeys;
 use crate::store::{Catalog, SqlError};
 use body::Subject;
-use courier::{LineId, Place};
+use courier::Place;
 use delivery::Delivery;
 use queue::Queue;
 use sender::{Answer, Letter, Sender};
@@ -169,9 +169,7 @@ impl Webhooks {
     pub async fn replay(&self, id: WebhookId, since_ms: u64) -> Result<u64, SqlError> {
         let revived = self.shared.queue.revive(id, since_ms, self.clock.now().unix_ms).await?;
         if revived > 0 {
-            let mut courier = self.shared.courier.lock();
-            LineId::both(id).into_iter().for_each(|line| courier.reload(line));
-            drop(courier);
+            self.shared.courier.lock().reload(id);
             self.shared.wake.notify_one();
         }
         Ok(revived)

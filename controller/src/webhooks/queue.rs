@@ -101,11 +101,11 @@ impl Queue {
         self.catalog
             .read(move |tx| {
                 let sql =
-                    "SELECT seq, place, subject, kind, at_ms, since_ms, data, attempts, next_ms FROM webhook_parcels
-                    WHERE webhook = $1 AND dead = 0 AND (seq > $2 OR (seq = $3 AND place > $4))
-                    AND seq < $5 ORDER BY seq, place LIMIT $6";
-                let (webhook, end) = (line.webhook.to_bytes(), line.end().seq);
-                let params = sql_params![webhook, after.seq, after.seq, after.index, end, limit as u64];
+                    "SELECT seq, place, lane, subject, kind, at_ms, since_ms, data, attempts, next_ms FROM webhook_parcels
+                    WHERE webhook = $1 AND dead = 0 AND lane = $2 AND (seq > $3 OR (seq = $4 AND place > $5))
+                    AND seq < $6 ORDER BY seq, place LIMIT $7";
+                let (webhook, lane, end) = (line.webhook.to_bytes(), line.lane, line.end().seq);
+                let params = sql_params![webhook, lane, after.seq, after.seq, after.index, end, limit as u64];
                 tx.query(sql, params)?.iter().map(parcel).collect()
             })
             .await
@@ -200,9 +200,9 @@ impl Queue {
 }
 
 fn insert(tx: &mut dyn Tx, parcels: &[(ShardId, WebhookId, Parcel)]) -> Result<(), SqlError> {
-    const COLUMNS: usize = 10;
+    const COLUMNS: usize = 11;
     let mut sql = "INSERT INTO webhook_parcels
-        (webhook, shard, seq, place, subject, kind, at_ms, since_ms, data, next_ms, attempts, dead) VALUES "
+        (webhook, shard, seq, place, lane, subject, kind, at_ms, since_ms, data, next_ms, attempts, dead) VALUES "
         .to_owned();
     let mut params: Vec<Value> = Vec::with_capacity(parcels.len() * COLUMNS);
     for (n, (shard, webhook, parcel)) in parcels.iter().enumerate() {
@@ -214,6 +214,7 @@ fn insert(tx: &mut dyn Tx, parcels: &[(ShardId, WebhookId, Parcel)]) -> Result<(
             shard.0.into(),
             parcel.place.seq.into(),
             parcel.place.index.into(),
+            parcel.lane.into(),
             parcel.subject.into(),
             Value::from(&*parcel.kind),
             parcel.at_ms.into(),
@@ -255,6 +256,7 @@ fn settle(tx: &mut dyn Tx, one: &Settled) -> Result<(), SqlError> {
 fn parcel(row: &Row) -> Result<Parcel, SqlError> {
     Ok(Parcel {
         place: Place { seq: row.get("seq")?, index: row.get("place")? },
+        lane: row.get("lane")?,
         subject: row.get("subject")?,
         kind: row.get::<String>("kind")?.into(),
         at_ms: row.get("at_ms")?,
@@ -288,6 +290,7 @@ mod tests {
     fn parcel(since_ms: u64) -> Parcel {
         Parcel {
             place: PLACE,
+            lane: 0,
             subject: [1; 16],
             kind: "message.sent".into(),
             at_ms: since_ms,

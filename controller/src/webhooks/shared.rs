@@ -71,12 +71,11 @@ impl Shared {
     /// An endpoint is there, or has changed.
     pub(super) fn put(&self, endpoint: Endpoint) {
         let mut courier = self.courier.lock();
-        for line in LineId::both(endpoint.id) {
-            if endpoint.enabled {
-                courier.open(line, endpoint.rate_per_s);
-            } else {
-                courier.close(line);
-            }
+        if endpoint.enabled {
+            let lines = LineId::all(endpoint.id, endpoint.is_callbacks());
+            lines.for_each(|line| courier.open(line, endpoint.rate_per_s));
+        } else {
+            courier.close(endpoint.id);
         }
         self.secrets.lock().remove(&endpoint.id);
         self.directory.put(endpoint);
@@ -86,7 +85,7 @@ impl Shared {
 
     pub(super) fn remove(&self, tenant: TenantId, id: WebhookId) {
         let mut courier = self.courier.lock();
-        LineId::both(id).into_iter().for_each(|line| courier.close(line));
+        courier.close(id);
         self.directory.remove(tenant, id);
         self.secrets.lock().remove(&id);
     }
@@ -94,7 +93,7 @@ impl Shared {
     pub(super) fn forget(&self, shard: ShardId) {
         let mut courier = self.courier.lock();
         for id in self.directory.forget(shard, self.shards) {
-            LineId::both(id).into_iter().for_each(|line| courier.close(line));
+            courier.close(id);
             self.secrets.lock().remove(&id);
         }
     }
@@ -103,7 +102,7 @@ impl Shared {
     pub(super) fn append(&self, parcels: impl Iterator<Item = (WebhookId, Parcel)>) {
         let mut by_line: FxHashMap<LineId, Vec<Parcel>> = FxHashMap::default();
         for (webhook, parcel) in parcels {
-            by_line.entry(LineId::of(webhook, parcel.place)).or_default().push(parcel);
+            by_line.entry(LineId::of(webhook, &parcel)).or_default().push(parcel);
         }
         let mut courier = self.courier.lock();
         by_line.into_iter().for_each(|(line, parcels)| courier.append(line, parcels));
@@ -126,6 +125,7 @@ impl Shared {
             }
             let parcel = Parcel {
                 place: Place { seq: NOT_JOURNALED + at_ms, index },
+                lane: 0,
                 // All of a tenant's in one order: a device that is offline was online before.
                 subject: tenant.to_bytes(),
                 kind: kind.into(),

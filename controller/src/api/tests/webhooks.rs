@@ -223,6 +223,34 @@ async fn a_message_may_have_an_address_of_its_own() {
     world.node.shutdown().await;
 }
 
+/// Its addresses are the clients' own, and one that hangs is nobody else's trouble.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_address_that_hangs_keeps_no_other_waiting() {
+    let world = world().await;
+    let (hangs, works) = (Receiver::new(0).await, Receiver::new(200).await);
+    let line = |receiver: &Receiver| crate::domain::callback::callback_line(Some(&receiver.url));
+    let mut others = Vec::new();
+    let mut works = works;
+    while line(&works) == line(&hangs) {
+        others.push(std::mem::replace(&mut works, Receiver::new(200).await));
+    }
+    let send = async |receiver: &Receiver| {
+        let body = json!({"to": "+255712345678", "text": "hello", "callback_url": receiver.url});
+        let sent = world.call(world.post("/v1/messages", &world.key).json(&body)).await;
+        world.cancel(sent.body["messages"][0]["id"].as_str().unwrap()).await;
+    };
+    for _ in 0..17 {
+        send(&hangs).await;
+    }
+    // As many as may be at once; none of them ends within fifteen seconds.
+    hangs.told(16).await;
+    send(&works).await;
+    let told = tokio::time::timeout(Duration::from_secs(10), works.told(1)).await;
+    assert!(told.is_ok(), "it waits for the other");
+    assert_eq!(hangs.all.lock().len(), 16);
+    world.node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_has_fifty_webhooks_beside_its_callbacks() {
     let world = world().await;

@@ -32,7 +32,7 @@ fn said(change: Change, charge: Option<Charge>) -> Vec<Fact> {
         priority: Priority::Normal,
         region: None,
         campaign: "".into(),
-        callback: false,
+        callback: 0,
     };
     let (message, tenant) = (MessageId::from_bytes([3; 16]), TenantId::from_bytes([4; 16]));
     let changed = Changed { message, tenant, facts, change, charge: charge.map(Box::new) };

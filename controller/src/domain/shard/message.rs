@@ -12,6 +12,7 @@ use flotilla_routing::fact::{Charge, recipient_hash};
 use super::io::Order;
 use super::slots::Slot;
 use crate::domain::Now;
+use crate::domain::callback::callback_line;
 use crate::domain::event::Change;
 use crate::domain::message::{Duplicates, MessageState, Priority, Route, Submission};
 use crate::domain::record::{MessageRecord, Step};
@@ -30,7 +31,7 @@ pub(super) struct Message {
     /// The text is not GSM-7.
     pub(super) unicode: bool,
     pub(super) accepted_ms: u64,
-    pub(super) callback: bool,
+    pub(super) callback: u8,
     pub(super) expires_ms: u64,
     /// What few messages have.
     wishes: Option<Box<Wishes>>,
@@ -124,7 +125,7 @@ impl Message {
             unicode: is_unicode(submission),
             wishes: Wishes::of(submission),
             accepted_ms: submission.accepted_ms,
-            callback: submission.callback_url.is_some(),
+            callback: callback_line(submission.callback_url.as_deref()),
             expires_ms: submission.expires_ms,
             state: if scheduled { MessageState::Scheduled } else { MessageState::Queued },
             attempt: 0,

@@ -148,7 +148,7 @@ impl From<Event> for event::Event {
 
 impl From<Facts> for event::Facts {
     fn from(Facts { accepted_ms, segments, priority, region, campaign }: Facts) -> Self {
-        Self { accepted_ms, segments, priority, region, campaign, callback: false }
+        Self { accepted_ms, segments, priority, region, campaign, callback: 0 }
     }
 }
 

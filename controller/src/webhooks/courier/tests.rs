@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn endpoint(n: u8) -> LineId {
-    LineId { webhook: WebhookId::from_bytes([n; 16]), journaled: true }
+    LineId { webhook: WebhookId::from_bytes([n; 16]), journaled: true, lane: 0 }
 }
 
 fn place(seq: u64) -> Place {
@@ -17,6 +17,7 @@ fn place(seq: u64) -> Place {
 fn parcel(seq: u64, subject: u8) -> Parcel {
     Parcel {
         place: place(seq),
+        lane: 0,
         subject: [subject; 16],
         kind: "message.sent".into(),
         at_ms: 0,
@@ -133,6 +134,55 @@ fn an_endpoint_may_ask_for_a_pause_and_has_its_rate() {
     assert!(courier.next_deadline(PARALLEL_MAX).unwrap() >= 70_000);
 }
 
+/// A store that is away is no endpoint's fault: nothing is counted, given up, or held back for long.
+#[test]
+fn what_could_not_be_tried_is_tried_a_moment_later() {
+    let mut courier = opened(1_000, vec![parcel(1, 7), parcel(2, 7), parcel(3, 8)]);
+    let mut now_ms = 10_000;
+    for _ in 0..2 * FAILURES_MAX {
+        assert_eq!(taken(&mut courier, now_ms), [1, 3]);
+        for seq in [1, 3] {
+            assert_eq!(courier.tried(endpoint(1), place(seq), &Tried::Not, now_ms, 0.5), None);
+        }
+        assert_eq!(taken(&mut courier, now_ms + LATER_MS - 1), [0u64; 0]);
+        now_ms = courier.next_deadline(PARALLEL_MAX).unwrap();
+    }
+    now_ms += GIVE_UP_MS;
+    assert_eq!(taken(&mut courier, now_ms), [1, 3], "side by side, as to any that works");
+    assert_eq!(courier.tried(endpoint(1), place(1), &Tried::Delivered, now_ms, 0.5), Some(Verdict::Done));
+    assert_eq!(taken(&mut courier, now_ms), [2]);
+}
+
+#[test]
+fn hosts_of_callbacks_do_not_wait_for_each_other() {
+    let webhook = WebhookId::from_bytes([1; 16]);
+    let mut courier = Courier::default();
+    LineId::all(webhook, true).for_each(|line| courier.open(line, 1_000));
+    assert_eq!(courier.lines.len(), usize::from(CALLBACK_LINES) + 1);
+    for (line, _) in courier.wants() {
+        courier.loaded(line, Vec::new(), false);
+    }
+    let of = |lane, seq: u64| Parcel { lane, ..parcel(seq, seq as u8) };
+    let [dead, good] = [3, 4].map(|lane| LineId::of(webhook, &of(lane, 1)));
+    courier.append(dead, (1..=2 * LANE_WINDOW as u64).map(|seq| of(3, seq)).collect());
+    let mut now_ms = 10_000;
+    while let taken = courier.take(now_ms, usize::MAX, PARALLEL_MAX)
+        && !taken.is_empty()
+    {
+        for (line, parcel) in taken {
+            courier.tried(line, parcel.place, &REFUSED, now_ms, 0.5).unwrap();
+        }
+        now_ms += 1;
+    }
+    courier.append(good, vec![of(4, 9_000)]);
+    assert_eq!(taken(&mut courier, now_ms), [9_000], "the dead host's line is full, and paused");
+    assert_eq!(courier.lines[&dead].parcels.len(), LANE_WINDOW, "the rest is in the store");
+    courier.reload(webhook);
+    assert_eq!(courier.wants().len(), usize::from(CALLBACK_LINES) + 1);
+    courier.close(webhook);
+    assert!(courier.lines.is_empty());
+}
+
 #[test]
 fn lines_do_not_know_of_each_other() {
     let mut courier = opened(1_000, vec![parcel(1, 7)]);
@@ -140,7 +190,7 @@ fn lines_do_not_know_of_each_other() {
     courier.wants();
     courier.loaded(endpoint(2), vec![parcel(1, 7)], false);
     assert_eq!(courier.take(10_000, usize::MAX, PARALLEL_MAX).len(), 2);
-    courier.close(endpoint(1));
+    courier.close(endpoint(1).webhook);
     assert_eq!(courier.tried(endpoint(1), place(1), &Tried::Delivered, 10_000, 0.5), None);
     assert_eq!(courier.tried(endpoint(2), place(1), &REFUSED, 10_000, 0.5).map(|v| v == Verdict::Done), Some(false));
 }
@@ -231,7 +281,7 @@ proptest! {
                 Step::Reload => {
                     // What was on its way is sent again: at least once.
                     world.on_their_way.clear();
-                    world.courier.reload(endpoint(1));
+                    world.courier.reload(endpoint(1).webhook);
                 }
             }
             world.settle();
