@@ -18,8 +18,8 @@ use super::problem::{Code, Problem};
 use super::time::Time;
 use super::{Api, catalog_problem, examples};
 use crate::webhooks::{
-    Change, Endpoint, EndpointError, NAME_BYTES_MAX, Patterns, RATE_DEFAULT, RATE_MAX, SigningSecret, URL_BYTES_MAX,
-    Waiting,
+    Again, Change, Endpoint, EndpointError, NAME_BYTES_MAX, Patterns, RATE_DEFAULT, RATE_MAX, SigningSecret,
+    URL_BYTES_MAX, Waiting,
 };
 
 pub fn routes() -> OpenApiRouter<Api> {
@@ -30,6 +30,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(rotate))
         .routes(routes!(deliveries))
         .routes(routes!(replay))
+        .routes(routes!(replay_all))
 }
 
 /// An address that is told of events.
@@ -426,12 +427,8 @@ pub async fn deliveries(
         Some("given_up") => true,
         Some(_) => return Err(wrong("state", "give waiting or given_up")),
     };
-    let place = |text: &str| {
-        let (seq, index) = text.split_once('-')?;
-        Some((seq.parse().ok()?, index.parse().ok()?))
-    };
     let after =
-        query.cursor.as_deref().map(|text| place(text).ok_or_else(|| wrong("cursor", "not a cursor of this list")));
+        query.cursor.as_deref().map(|text| place_of(text).ok_or_else(|| wrong("cursor", "not a cursor of this list")));
     find(&api, who.tenant, id).await?;
     let found = api.webhooks.waiting(id, dead, after.transpose()?, limit).await;
     let found = found.map_err(|error| catalog_problem(&error))?;
@@ -439,12 +436,50 @@ pub async fn deliveries(
     Ok(json::ok(&page.map(|waiting| DeliveryView::of(id, waiting))))
 }
 
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+/// Which events to send again. All that were given up and are kept, unless something is said.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct Replay {
-    /// Those that were given up at this time (RFC 3339) or later; all that are kept when left out.
-    #[serde(default)]
+    /// Those that were given up at this time (RFC 3339) or later.
     since: Option<String>,
+    /// And before this time.
+    until: Option<String>,
+    /// What happened to this message (`msg_...`).
+    message: Option<String>,
+    /// These, by their `webhook-id`; at most 500.
+    deliveries: Vec<String>,
+    /// Also those that wait for their next try: they are tried at once. Times are of what happened, for those.
+    waiting: bool,
+}
+
+const REPLAYED_MAX: usize = 500;
+
+impl Replay {
+    /// Places of deliveries are those of this webhook; `None`: of all, by name.
+    fn again(&self, webhook: Option<WebhookId>) -> Result<Again, Problem> {
+        if self.deliveries.len() > REPLAYED_MAX {
+            return Err(Problem::field("deliveries", format!("give at most {REPLAYED_MAX}")));
+        }
+        let place = |(at, text): (usize, &String)| {
+            let wrong = || Problem::field(format!("deliveries[{at}]"), "give the id of a delivery of this webhook");
+            let (id, place) = text.split_once('-').ok_or_else(wrong)?;
+            let mine = WebhookId::parse(id).is_ok_and(|id| Some(id) == webhook);
+            place_of(place).filter(|_| mine).ok_or_else(wrong)
+        };
+        Ok(Again {
+            since_ms: params::moment("since", self.since.as_deref())?.unwrap_or(0),
+            until_ms: params::moment("until", self.until.as_deref())?,
+            message: params::parse("message", self.message.as_deref())?,
+            places: self.deliveries.iter().enumerate().map(place).collect::<Result<_, _>>()?,
+            waiting: self.waiting,
+        })
+    }
+}
+
+/// Of a delivery within its webhook: `8123-4`.
+fn place_of(text: &str) -> Option<(u64, u32)> {
+    let (seq, index) = text.split_once('-')?;
+    Some((seq.parse().ok()?, index.parse().ok()?))
 }
 
 /// How many events are sent again.
@@ -453,7 +488,7 @@ pub struct Replayed {
     events: u64,
 }
 
-/// Send events again that were given up.
+/// Send events again that were given up. What was delivered is not kept.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/replay", tag = "webhooks", operation_id = "replayWebhook",
     params(("id" = String, Path, example = "whk_01kaqmpxm0e8xs6bhkrg5jrqzt")),
@@ -466,11 +501,33 @@ pub async fn replay(
     Id(id): Id<WebhookId>,
     Json(replay): Json<Replay>,
 ) -> Result<Response, Problem> {
-    let since_ms = params::moment("since", replay.since.as_deref())?.unwrap_or(0);
+    let again = replay.again(Some(id))?;
     let endpoint = find(&api, who.tenant, id).await?;
     if !endpoint.enabled {
         return Err(Problem::new(Code::Conflict, "the webhook is disabled; enable it first"));
     }
-    let events = api.webhooks.replay(id, since_ms).await.map_err(|error| catalog_problem(&error))?;
+    let events = api.webhooks.replay(id, again).await.map_err(|error| catalog_problem(&error))?;
+    Ok(json::ok(&Replayed { events }))
+}
+
+/// Send events again that were given up, of all webhooks that are enabled.
+#[utoipa::path(
+    post, path = "/v1/webhooks/replay", tag = "webhooks", operation_id = "replayWebhooks",
+    request_body(content = Replay, example = json!({"since": "2026-11-20T14:00:00Z"})),
+    responses((status = 200, description = "How many", body = Replayed, example = json!({"events": 17})))
+)]
+pub async fn replay_all(
+    State(api): State<Api>,
+    who: In<Admin>,
+    Json(replay): Json<Replay>,
+) -> Result<Response, Problem> {
+    let again = replay.again(None)?;
+    // More than a tenant can have.
+    let endpoints = api.webhooks.endpoints().list(who.tenant, None, 1_000).await;
+    let mut events = 0;
+    for endpoint in endpoints.map_err(|error| catalog_problem(&error))?.iter().filter(|endpoint| endpoint.enabled) {
+        let replayed = api.webhooks.replay(endpoint.id, again.clone()).await;
+        events += replayed.map_err(|error| catalog_problem(&error))?;
+    }
     Ok(json::ok(&Replayed { events }))
 }

@@ -85,17 +85,51 @@ pub enum Webhooks {
         #[command(flatten)]
         paging: Paging,
     },
-    /// Send events again that were given up
+    /// Send events again that were given up: of a webhook, or of all
     #[command(
-        after_help = "Example:\n  flotilla webhooks replay whk_01kaqmpxm0e8xs6bhkrg5jrqzt --since 2026-11-20T14:00:00Z"
+        after_help = "Example:\n  flotilla webhooks replay whk_01kaqmpxm0e8xs6bhkrg5jrqzt --since 2026-11-20T14:00:00Z\n  \
+                      flotilla webhooks replay --message msg_01kaqmpxm0e8xs6bhkrg5jrqzt --waiting"
     )]
     Replay {
-        /// whk_...
-        id: String,
-        /// Given up at this time (RFC 3339) or later; all that are kept when left out
-        #[arg(long, value_name = "TIME")]
-        since: Option<String>,
+        /// whk_...; all that are enabled when left out
+        id: Option<String>,
+        #[command(flatten)]
+        which: Which,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Given up at this time (RFC 3339) or later; all that are kept when left out
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// And before this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// What happened to this message
+    #[arg(long, value_name = "ID")]
+    message: Option<String>,
+    /// These, by their ids in the list of deliveries
+    #[arg(long, value_name = "ID", value_delimiter = ',', requires = "id")]
+    deliveries: Vec<String>,
+    /// Also those that wait for their next try
+    #[arg(long)]
+    waiting: bool,
+}
+
+impl Which {
+    fn body(self) -> Value {
+        let texts = [("since", self.since), ("until", self.until), ("message", self.message)];
+        let given = texts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?))));
+        let mut body: Map<_, _> = given.collect();
+        if !self.deliveries.is_empty() {
+            body.insert("deliveries".to_owned(), self.deliveries.into());
+        }
+        if self.waiting {
+            body.insert("waiting".to_owned(), true.into());
+        }
+        Value::Object(body)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -142,9 +176,12 @@ impl Webhooks {
                 let answer = client.post(&["webhooks", &id, "test"]).answer().await?;
                 return session.print(&answer, |screen| Ok(answer.view::<Tested>()?.facts(screen)));
             }
-            Self::Replay { id, since } => {
-                let body = since.map_or_else(|| json!({}), |since| json!({"since": since}));
-                let answer = client.post(&["webhooks", &id, "replay"]).json(&body).answer().await?;
+            Self::Replay { id, which } => {
+                let ask = match &id {
+                    Some(id) => client.post(&["webhooks", id, "replay"]),
+                    None => client.post(&["webhooks", "replay"]),
+                };
+                let answer = ask.json(&which.body()).answer().await?;
                 return session.print(&answer, |_| Ok(answer.view::<Replayed>()?.sentence()));
             }
             Self::Delete { id } => {

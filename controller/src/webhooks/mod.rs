@@ -50,7 +50,7 @@ pub use endpoint::{
 };
 pub use endpoints::Endpoints;
 pub use follower::WebhooksFollower;
-pub use queue::Waiting;
+pub use queue::{Again, Waiting};
 pub use sender::UrlError;
 
 /// What a test of an endpoint found.
@@ -165,9 +165,9 @@ impl Webhooks {
         self.shared.queue.list(id, dead, after, limit).await
     }
 
-    /// Sends again what was given up since a time. How many events.
-    pub async fn replay(&self, id: WebhookId, since_ms: u64) -> Result<u64, SqlError> {
-        let revived = self.shared.queue.revive(id, since_ms, self.clock.now().unix_ms).await?;
+    /// Sends events again. How many.
+    pub async fn replay(&self, id: WebhookId, again: Again) -> Result<u64, SqlError> {
+        let revived = self.shared.queue.revive(id, again, self.clock.now().unix_ms).await?;
         if revived > 0 {
             self.shared.courier.lock().reload(id);
             self.shared.wake.notify_one();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flotilla_protocol::id::{Epoch, ShardId, WebhookId};
+use flotilla_protocol::id::{Epoch, MessageId, ShardId, WebhookId};
 
 use super::courier::{LineId, Parcel, Place, Verdict};
 use crate::sql_params;
@@ -44,6 +44,20 @@ pub struct Waiting {
     pub next_ms: u64,
     pub dead_ms: Option<u64>,
     pub last_error: Option<String>,
+}
+
+/// Which events to send again; all that were given up, unless something is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Again {
+    /// Given up at this time or later, and before that one; of those that wait: happened.
+    pub since_ms: u64,
+    pub until_ms: Option<u64>,
+    /// What happened to this message.
+    pub message: Option<MessageId>,
+    /// These; any when empty.
+    pub places: Vec<(u64, u32)>,
+    /// Also those that wait for their next try.
+    pub waiting: bool,
 }
 
 #[derive(Clone)]
@@ -161,14 +175,15 @@ impl Queue {
             .await
     }
 
-    /// Gives those that were given up at or after a time another two days. How many.
-    pub(super) async fn revive(&self, webhook: WebhookId, since_ms: u64, now_ms: u64) -> Result<u64, SqlError> {
+    /// Gives those that were given up another two days, and tries those that wait at once if they are asked for. How many.
+    pub(super) async fn revive(&self, webhook: WebhookId, again: Again, now_ms: u64) -> Result<u64, SqlError> {
         self.catalog
             .run(move |tx| {
-                let sql =
-                    "UPDATE webhook_parcels SET dead = 0, dead_ms = NULL, attempts = 0, next_ms = $1, since_ms = $2
-                    WHERE webhook = $3 AND dead = 1 AND dead_ms >= $4";
-                tx.execute(sql, sql_params![now_ms, now_ms, webhook.to_bytes(), since_ms])
+                let mut events = revive_some(tx, webhook, &again, true, now_ms)?;
+                if again.waiting {
+                    events += revive_some(tx, webhook, &again, false, now_ms)?;
+                }
+                Ok(events)
             })
             .await
     }
@@ -197,6 +212,39 @@ impl Queue {
             })
             .await
     }
+}
+
+fn revive_some(tx: &mut dyn Tx, webhook: WebhookId, again: &Again, dead: bool, now_ms: u64) -> Result<u64, SqlError> {
+    // The same event may be in the line once more, after a restore.
+    let which = if dead {
+        "dead_ms >= $4 AND dead_ms < $5 AND NOT EXISTS (SELECT 1 FROM webhook_parcels AS other WHERE other.webhook = $3 \
+         AND other.dead = 0 AND other.seq = webhook_parcels.seq AND other.place = webhook_parcels.place)"
+    } else {
+        "at_ms >= $4 AND at_ms < $5"
+    };
+    let mut sql = format!(
+        "UPDATE webhook_parcels SET dead = 0, dead_ms = NULL, attempts = 0, next_ms = $1, since_ms = $2 \
+         WHERE webhook = $3 AND dead = {} AND {which}",
+        u8::from(dead)
+    );
+    let until_ms = again.until_ms.unwrap_or(i64::MAX as u64);
+    let mut params = sql_params![now_ms, now_ms, webhook.to_bytes(), again.since_ms, until_ms].to_vec();
+    if let Some(message) = again.message {
+        params.push(message.to_bytes().into());
+        sql += &format!(" AND subject = ${}", params.len());
+    }
+    if again.places.is_empty() {
+        return tx.execute(&sql, &params);
+    }
+    let beginning = params.len();
+    sql += &format!(" AND seq = ${} AND place = ${}", beginning + 1, beginning + 2);
+    let mut events = 0;
+    for (seq, place) in &again.places {
+        params.truncate(beginning);
+        params.extend([(*seq).into(), (*place).into()]);
+        events += tx.execute(&sql, &params)?;
+    }
+    Ok(events)
 }
 
 fn insert(tx: &mut dyn Tx, parcels: &[(ShardId, WebhookId, Parcel)]) -> Result<(), SqlError> {
@@ -315,6 +363,56 @@ mod tests {
             queue.settle(vec![given_up]).await.unwrap();
             assert_eq!(queue.counts(webhook).await.unwrap(), (0, 1));
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_again_is_what_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::new(new_stores(dir.path()).catalog);
+        let (shard, epoch, webhook) = (ShardId(3), Epoch(1), WebhookId::from_bytes([7; 16]));
+        queue.gain(vec![(shard, epoch)]).await.unwrap();
+        // Given up at 10, 20, 30 and 40; the last one waits.
+        let of = |n: u8| Parcel {
+            place: Place { seq: n.into(), index: 0 },
+            lane: n % 2,
+            subject: [n % 2; 16],
+            ..parcel(u64::from(n) * 10)
+        };
+        queue.write(vec![(shard, epoch, 5)], (1..=5).map(|n| (shard, webhook, of(n))).collect()).await.unwrap();
+        let dead = |n: u8| Settled {
+            webhook,
+            place: of(n).place,
+            verdict: Verdict::GivenUp,
+            at_ms: u64::from(n) * 10,
+            error: None,
+        };
+        let waits = async |lane: u8| -> Vec<u64> {
+            let line = LineId { webhook, journaled: true, lane };
+            let loaded = queue.load(line, line.begin(), 10).await.unwrap();
+            loaded.iter().map(|parcel| parcel.place.seq).collect()
+        };
+        let message = |n: u8| Some(MessageId::from_bytes([n; 16]));
+        let asked = [
+            (Again { since_ms: 20, until_ms: Some(30), ..Again::default() }, vec![2], vec![5]),
+            (Again { message: message(1), ..Again::default() }, vec![], vec![1, 3, 5]),
+            (Again { places: vec![(4, 0), (1, 0), (9, 0), (5, 0)], ..Again::default() }, vec![4], vec![1, 5]),
+            (Again { message: message(0), places: vec![(1, 0), (2, 0)], ..Again::default() }, vec![2], vec![5]),
+            (Again { waiting: true, message: message(1), since_ms: 40, ..Again::default() }, vec![], vec![5]),
+            (Again::default(), vec![2, 4], vec![1, 3, 5]),
+        ];
+        for (again, even, odd) in asked {
+            let waiting: Vec<u64> = [waits(0).await, waits(1).await].concat();
+            let given_up = (1..=4).filter(|n| waiting.contains(&u64::from(*n)));
+            queue.settle(given_up.map(dead).collect()).await.unwrap();
+            assert_eq!(queue.counts(webhook).await.unwrap(), (1, 4));
+            let waiting = usize::from(again.waiting);
+            let count = queue.revive(webhook, again.clone(), 1_000).await.unwrap();
+            assert_eq!((waits(0).await, waits(1).await), (even.clone(), odd.clone()), "{again:?}");
+            assert_eq!(count as usize, even.len() + odd.len() - 1 + waiting, "{again:?}");
+        }
+        let line = LineId { webhook, journaled: true, lane: 1 };
+        let again = queue.load(line, line.begin(), 1).await.unwrap();
+        assert_eq!((again[0].next_ms, again[0].since_ms, again[0].attempts), (1_000, 1_000, 0), "another two days");
     }
 
     #[tokio::test]

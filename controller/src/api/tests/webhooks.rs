@@ -252,6 +252,58 @@ async fn a_callback_address_that_hangs_keeps_no_other_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_is_sent_again_when_somebody_asks() {
+    let world = world().await;
+    let receiver = Receiver::new(410).await;
+    let (id, _) = world.hook(&receiver, &["message.cancelled"]).await;
+    let path = format!("/v1/webhooks/{id}");
+    // One: the first answer disables the webhook, and what comes later is not for it.
+    let message = world.send("one").await;
+    world.cancel(&message).await;
+    let given_up = async |count: u64| {
+        let shown = async {
+            while world.call(world.get(&path, &world.key)).await.body["given_up"] != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, shown).await.expect("not given up");
+    };
+    receiver.told(1).await;
+    given_up(1).await;
+    let replay = |path: String, body: Value| world.call(world.post(&path, &world.key).json(&body));
+    let own = || format!("{path}/replay");
+    assert_eq!(replay(own(), json!({})).await.problem(), (409, "conflict"), "it is disabled");
+    receiver.status.store(200, Ordering::SeqCst);
+    let patch = world.request(reqwest::Method::PATCH, &path, &world.key).json(&json!({"enabled": true}));
+    assert_eq!(world.call(patch).await.status, 200);
+    let listed = world.call(world.get(&format!("{path}/deliveries?state=given_up"), &world.key)).await.body;
+    let delivery = listed["items"][0]["id"].as_str().unwrap().to_owned();
+    for (body, field) in [
+        (json!({"deliveries": ["whk_01kaqmpxm0e8xs6bhkrg5jrqzt-1-0"]}), "deliveries[0]"),
+        (json!({"deliveries": ["nonsense"]}), "deliveries[0]"),
+        (json!({"since": "yesterday"}), "since"),
+        (json!({"message": "sim_1"}), "message"),
+    ] {
+        assert_eq!(replay(own(), body.clone()).await.body["field"], field, "{body}");
+    }
+    let later = json!({"since": "2999-01-01T00:00:00Z"});
+    assert_eq!(replay(own(), later).await.body["events"], 0);
+    let refused = replay("/v1/webhooks/replay".into(), json!({"deliveries": [delivery]})).await;
+    assert_eq!(refused.body["field"], "deliveries[0]", "of which webhook?");
+    let other = json!({"message": "msg_01kaqmpxm0e8xs6bhkrg5jrqzt"});
+    assert_eq!(replay("/v1/webhooks/replay".into(), other).await.body["events"], 0);
+    let chosen = json!({"deliveries": [delivery], "message": message});
+    assert_eq!(replay(own(), chosen).await.body["events"], 1);
+    assert_eq!(receiver.told(2).await[1].id(), delivery, "under the same id");
+    given_up(0).await;
+    assert_eq!(replay("/v1/webhooks/replay".into(), json!({})).await.body["events"], 0, "it was delivered");
+    let (_, other) = world.new_tenant("Second").await;
+    let foreign = world.call(world.post(&own(), &other).json(&json!({}))).await;
+    assert_eq!(foreign.problem(), (404, "not_found"));
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_has_fifty_webhooks_beside_its_callbacks() {
     let world = world().await;
     let own = Receiver::new(200).await;
