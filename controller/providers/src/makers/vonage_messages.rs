@@ -1,6 +1,10 @@
 //! Vonage's Messages API, channel SMS, version 1. Sources: <https://developer.vonage.com/api/messages>,
 //! <https://developer.vonage.com/messages/concepts/messages-status-callbacks>,
+//! <https://developer.vonage.com/messages/concepts/multisegment-sms-handling>,
 //! <https://developer.vonage.com/getting-started/concepts/webhooks> (signed callbacks), Vonage/vonage-python-sdk.
+//!
+//! A long text has one report, which comes up to five minutes after the first segment's: it is `rejected` when a single segment was,
+//! or has not come by then, so it speaks for that segment only unless it lists all of them as rejected.
 //!
 //! Requests carry Basic credentials, or a JWT (RS256) when the account names an application. Callbacks carry a JWT (HS256) with
 //! the hash of the body. The balance is at another host, unless the account has a `base_url`. Not confirmed: the codes of
@@ -167,6 +171,21 @@ fn wrong_recipient(body: &Value) -> bool {
         .is_some_and(|all| !all.is_empty() && all.iter().all(|one| kit::word(one, "/name").as_deref() == Some("to")))
 }
 
+/// The first segment that was not delivered, of a long text of which others were or may still be.
+fn given_up(body: &Value) -> Option<u8> {
+    let total: usize = kit::word(body, "/sms/total_count")?.parse().ok()?;
+    let segments = body.pointer("/sms/segments").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let has_state = |segment: &Value, states: &[&str]| {
+        kit::word(segment, "/status").is_some_and(|status| states.contains(&&*status))
+    };
+    let rejected = segments.iter().filter(|segment| has_state(segment, &["rejected", "undeliverable"])).count();
+    if total <= 1 || rejected >= total {
+        return None;
+    }
+    let first = segments.iter().position(|segment| !has_state(segment, &["delivered", "read"]));
+    u8::try_from(first.unwrap_or(segments.len()).min(total - 1)).ok()
+}
+
 /// The code of an error: a number, or what follows `#` in its address.
 fn code(error: &Value) -> Option<Box<str>> {
     if let Some(code) = kit::word(error, "/code") {
@@ -189,7 +208,7 @@ fn receipt(body: &Value, id: Box<str>, status: &str) -> Result<CallbackReply, Ca
     let receipt = Receipt {
         reference: kit::word(body, "/client_ref").as_deref().and_then(kit::reference),
         id: Some(id),
-        segment: None,
+        segment: given_up(body).filter(|_| !matches!(state, ReceiptState::Pending | ReceiptState::Delivered)),
         state,
         at_ms: kit::word(body, "/timestamp").as_deref().and_then(kit::rfc3339_ms),
         price: price(),

@@ -185,6 +185,24 @@ fn each_status_has_its_state() {
     assert_eq!(failed("undeliverable", Value::Null), (ErrorClass::Transient, "vonage-messages-undeliverable".into()));
 }
 
+/// One report for all segments: the others may have arrived, so the message must not go out once more by another route.
+#[test]
+fn a_long_text_is_given_up_by_its_segments() {
+    let segment = |states: &[&str], total: &str, status: &str| {
+        let segments: Vec<Value> = states.iter().map(|status| json!({ "status": status })).collect();
+        let body = json!({"message_uuid": "aaaa", "status": status, "channel": "sms", "error": {"code": 1180},
+            "sms": {"total_count": total, "segments": segments}});
+        let reply = super::receipt(&body, "aaaa".into(), status).unwrap();
+        reply.receipts[0].segment
+    };
+    assert_eq!(segment(&["delivered", "rejected", "delivered"], "3", "rejected"), Some(1));
+    assert_eq!(segment(&["delivered", "delivered"], "3", "rejected"), Some(2), "one has not come in time");
+    assert_eq!(segment(&[], "2", "rejected"), Some(0), "nobody knows");
+    assert_eq!(segment(&["rejected", "rejected"], "2", "rejected"), None, "the whole");
+    assert_eq!(segment(&["rejected"], "1", "rejected"), None);
+    assert_eq!(segment(&["delivered", "delivered"], "2", "delivered"), None);
+}
+
 #[test]
 fn a_received_message_is_inbound() {
     let body = json!({
