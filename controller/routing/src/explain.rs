@@ -2,7 +2,6 @@
 //!
 //! The words here are those of the API. Codes are stable; everything is as of one moment.
 
-use flotilla_protocol::id::{DeviceId, ProviderId, SenderId, SimId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -11,7 +10,7 @@ use crate::choice::Because;
 use crate::health::Reason;
 use crate::learn::Seen;
 use crate::limits::Limit;
-use crate::route::Route;
+use crate::route::RouteIds;
 use crate::rules::Unmet;
 use crate::table::{Obstacle, Parts};
 
@@ -53,32 +52,6 @@ pub struct StepSeen {
     /// How long a message of this priority waits for a busy step, milliseconds.
     pub patience_ms: u64,
     pub cheapest: bool,
-}
-
-/// What a route is to the API: a SIM in a device, or a sender of a provider account.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub struct RouteIds {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub device: Option<DeviceId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub sim: Option<SimId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub provider: Option<ProviderId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub sender: Option<SenderId>,
-}
-
-impl From<Route> for RouteIds {
-    fn from(route: Route) -> Self {
-        match route.as_provider() {
-            Some((provider, sender)) => Self { provider: Some(provider), sender: Some(sender), ..Self::default() },
-            None => Self { device: Some(route.device), sim: Some(route.sim), ..Self::default() },
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]

@@ -61,3 +61,36 @@ impl Route {
             .then(|| (ProviderId::from_bytes(self.device.to_bytes()), SenderId::from_bytes(self.sim.to_bytes())))
     }
 }
+
+/// What a route is to the API: a SIM in a device, or a sender of a provider account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct RouteIds {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub device: Option<DeviceId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub sim: Option<SimId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub provider: Option<ProviderId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub sender: Option<SenderId>,
+}
+
+impl RouteIds {
+    /// None of them where there is no route.
+    pub fn of(route: Option<Route>) -> Self {
+        route.map(Self::from).unwrap_or_default()
+    }
+}
+
+impl From<Route> for RouteIds {
+    fn from(route: Route) -> Self {
+        match route.as_provider() {
+            Some((provider, sender)) => Self { provider: Some(provider), sender: Some(sender), ..Self::default() },
+            None => Self { device: Some(route.device), sim: Some(route.sim), ..Self::default() },
+        }
+    }
+}

@@ -5,12 +5,13 @@ use flotilla_protocol::id::{DeviceId, InboundId, MessageId, ProviderId, SenderId
 use flotilla_protocol::wire::{Body, ErrorClass};
 use flotilla_routing::Micros;
 use flotilla_routing::choice::{Because, Why};
+use flotilla_routing::route::RouteIds;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::time::Time;
 use crate::domain::event::Inbound;
-use crate::domain::message::{Duplicates, Failure, MessageState, Pin, Priority, Route};
+use crate::domain::message::{Duplicates, Failure, MessageState, Pin, Priority};
 use crate::domain::record::{MessageRecord, Step};
 
 /// A message and how far it has come.
@@ -192,17 +193,10 @@ impl<'a> WhyView<'a> {
     }
 }
 
-fn sim_of(route: Option<Route>) -> Option<Route> {
-    route.filter(|route| !route.is_provider())
-}
-
-fn account_of(route: Option<Route>) -> Option<(ProviderId, SenderId)> {
-    route.and_then(|route| route.as_provider())
-}
-
 impl<'a> MessageView<'a> {
     pub fn short(record: &'a MessageRecord) -> Self {
         let submission = &record.submission;
+        let RouteIds { device, sim, provider, sender } = RouteIds::of(record.route);
         let (text, data, port) = match &submission.body {
             Body::Text(text) => (Some(text.as_str()), None, None),
             Body::Data { bytes, port } => (None, Some(BASE64.encode(bytes)), *port),
@@ -227,10 +221,10 @@ impl<'a> MessageView<'a> {
             priority: submission.priority,
             duplicates: submission.duplicates,
             flash: submission.flash,
-            device: sim_of(record.route).map(|route| route.device),
-            sim: sim_of(record.route).map(|route| route.sim),
-            provider: account_of(record.route).map(|(provider, _)| provider),
-            sender: account_of(record.route).map(|(_, sender)| sender),
+            device,
+            sim,
+            provider,
+            sender,
             only_by,
             from: submission.sender.as_deref(),
             route: submission.plan.as_deref(),
@@ -270,14 +264,15 @@ impl<'a> FailureView<'a> {
 
 impl<'a> StepView<'a> {
     fn of(step: &'a Step) -> Self {
+        let RouteIds { device, sim, provider, sender } = RouteIds::of(step.route);
         Self {
             at: Time(step.at_ms),
             state: step.state.as_str(),
             attempt: step.attempt,
-            device: sim_of(step.route).map(|route| route.device),
-            sim: sim_of(step.route).map(|route| route.sim),
-            provider: account_of(step.route).map(|(provider, _)| provider),
-            sender: account_of(step.route).map(|(_, sender)| sender),
+            device,
+            sim,
+            provider,
+            sender,
             why: step.why.as_ref().map(WhyView::of),
             segment: step.segment.map(|segment| u16::from(segment) + 1),
             error: step.failure.as_ref().map(FailureView::of),

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use bytes::Bytes;
-use flotilla_protocol::id::{DeviceId, InboundId, MessageId, ProviderId, SenderId, SimId, TenantId};
+use flotilla_protocol::id::{DeviceId, InboundId, MessageId, SimId, TenantId};
 use flotilla_protocol::wire::ErrorClass;
+use flotilla_routing::route::RouteIds;
 use serde::{Serialize, Serializer};
 
 use crate::domain::event::{Change, Event, EventKind, Inbound};
@@ -26,14 +27,9 @@ pub(crate) fn render(tenant: TenantId, event: &Event) -> Option<(&'static str, B
         EventKind::Changed(changed) if changed.tenant == tenant => {
             let (kind, state, step) = of_change(&changed.change)?;
             let data = MessageData::new(changed.message, event.at_ms, state, &changed.facts.campaign);
-            let account = step.route.and_then(|route| route.as_provider());
-            let sim = step.route.filter(|route| !route.is_provider());
             let data = MessageData {
                 attempt: step.attempt,
-                device: sim.map(|route| route.device),
-                sim: sim.map(|route| route.sim),
-                provider: account.map(|(provider, _)| provider),
-                sender: account.map(|(_, sender)| sender),
+                route: RouteIds::of(step.route),
                 error: step.why.map(ErrorData::new),
                 ..data
             };
@@ -87,14 +83,8 @@ struct MessageData<'a> {
     at: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device: Option<DeviceId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sim: Option<SimId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<ProviderId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sender: Option<SenderId>,
+    #[serde(flatten)]
+    route: RouteIds,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorData<'a>>,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -110,10 +100,7 @@ impl<'a> MessageData<'a> {
             state: state.as_str(),
             at: Time(at_ms),
             attempt: None,
-            device: None,
-            sim: None,
-            provider: None,
-            sender: None,
+            route: RouteIds::default(),
             error: None,
             campaign,
             client_ref: None,

@@ -4,9 +4,9 @@
 use flotilla_protocol::id::TenantId;
 use flotilla_routing::Micros;
 use flotilla_routing::circuit::Because;
-use flotilla_routing::explain::RouteIds;
 use flotilla_routing::health::Warning;
 use flotilla_routing::route::Route;
+use flotilla_routing::route::RouteIds;
 use flotilla_routing::table::Notice;
 use serde::Serialize;
 
