@@ -44,7 +44,7 @@ pub const CATALOG: &[Migration] = migrations![
     7 "0007_providers",
     8 "0008_webhooks",
     9 "0009_reference_recipients",
-    10 "0010_webhook_lanes",
+    10 "0010_webhook_lanes" breaks,
 ];
 
 /// How an engine calls the types.
