@@ -117,12 +117,14 @@ fn faults_of_every_kind_are_met() {
     }
 }
 
-/// The invariants that the first finding seed broke.
+/// The invariant that a seed breaks.
+fn finds_in(seed: u64, flaw: Flaw) -> Option<&'static str> {
+    sim::run(seed, &options(SHORT, Some(flaw)), false).violation.map(|violation| violation.invariant)
+}
+
+/// The one that the first finding seed broke.
 fn finds(flaw: Flaw) -> Option<(u64, &'static str)> {
-    (1..=FLAW_SEEDS).find_map(|seed| {
-        let outcome = sim::run(seed, &options(SHORT, Some(flaw)), false);
-        outcome.violation.map(|violation| (seed, violation.invariant))
-    })
+    (1..=FLAW_SEEDS).find_map(|seed| Some((seed, finds_in(seed, flaw)?)))
 }
 
 #[track_caller]
@@ -177,8 +179,49 @@ fn limits_that_do_not_reach_the_shard_are_found() {
 }
 
 #[test]
+fn pauses_that_do_not_reach_the_shard_are_found() {
+    is_found(Flaw::NoGaps, &["pause_is_kept"]);
+}
+
+#[test]
+fn send_windows_that_do_not_reach_the_shard_are_found() {
+    is_found(Flaw::NoWindows, &["nothing_outside_its_window"]);
+}
+
+#[test]
+fn recipients_that_are_not_counted_are_found() {
+    is_found(Flaw::NoRecipientLimit, &["recipient_limit_never_exceeded"]);
+}
+
+#[test]
+fn rules_that_do_not_reach_the_shard_are_found() {
+    is_found(Flaw::NoRules, &["plan_is_followed"]);
+}
+
+#[test]
+fn steps_in_the_wrong_order_are_found() {
+    is_found(Flaw::StepsReversed, &["plan_is_followed", "fallback_only_when_needed"]);
+}
+
+#[test]
+fn fallbacks_without_need_are_found() {
+    is_found(Flaw::StrangeLimits, &["fallback_only_when_needed"]);
+}
+
+#[test]
+fn a_request_without_an_answer_that_counts_as_not_sent_is_found() {
+    is_found(Flaw::TimeoutAsRefusal, &["no_unexplained_duplicate"]);
+}
+
+#[test]
+fn callbacks_that_are_answered_before_the_commit_are_found() {
+    is_found(Flaw::EarlyCallbackAnswer, &["report_acknowledged_after_commit", "inbound_once"]);
+}
+
+#[test]
 fn a_leader_that_forgets_what_was_charged_is_found() {
-    is_found(Flaw::ForgottenLedger, &["budget_never_exceeded", "ledger_equals_journal"]);
+    let signs = ["budget_never_exceeded", "pause_is_kept", "recipient_limit_never_exceeded", "ledger_equals_journal"];
+    is_found(Flaw::ForgottenLedger, &signs);
 }
 
 #[test]
@@ -193,7 +236,12 @@ fn a_refusal_for_good_that_is_tried_again_is_found() {
 
 #[test]
 fn urgent_messages_behind_bulk_ones_are_found() {
-    is_found(Flaw::UrgentAsBulk, &["urgent_before_bulk"]);
+    // Rules look at the class, and what is taken for urgent is not held back by what its recipient has had: both are seen sooner.
+    let sooner = ["plan_is_followed", "recipient_limit_never_exceeded"];
+    let mut found = (1..=FLAW_SEEDS).filter_map(|seed| Some((seed, finds_in(seed, Flaw::UrgentAsBulk)?)));
+    let found = found.find(|(_, invariant)| !sooner.contains(invariant));
+    println!("{found:?}");
+    assert!(found.is_some_and(|(_, invariant)| invariant == "urgent_before_bulk"), "{found:?}");
 }
 
 #[test]

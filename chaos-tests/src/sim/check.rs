@@ -1,6 +1,8 @@
 //! The named invariants. The checker sees what no part of the world can forget or hide: every durable batch, every promise
 //! that leaves a controller, every segment on the air, every report that a device lets go. It judges at once.
 
+mod limits;
+mod plans;
 mod routing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,10 +54,13 @@ pub(super) struct Checker {
     /// By text, under which run of its shard's machine it came last.
     inbound_runs: BTreeMap<u64, u64>,
     runs: BTreeMap<ShardId, u64>,
+    run_since: BTreeMap<ShardId, Ms>,
     shards: u16,
     counts: Counts,
     by_state: BTreeMap<&'static str, u64>,
     promises: routing::Promises,
+    air: limits::Air,
+    gateways: plans::Gateways,
     found: Option<Violation>,
 }
 
@@ -139,7 +144,8 @@ impl Checker {
                     self.note_waiting(id, now);
                 }
                 EventKind::Changed(changed) => {
-                    self.may_change(changed, led_since, now);
+                    self.may_change(event.at_ms, changed, (shard, writer, led_since), now);
+                    self.note_work(changed, now);
                     self.changed(event.at_ms, changed);
                     self.note_waiting(changed.message, now);
                 }
@@ -170,7 +176,8 @@ impl Checker {
     }
 
     /// A machine starts from what is durable.
-    pub(super) fn starts(&mut self, shard: ShardId) {
+    pub(super) fn starts(&mut self, shard: ShardId, now: Ms) {
+        self.run_since.insert(shard, now);
         *self.runs.entry(shard).or_default() += 1;
     }
 
@@ -283,15 +290,19 @@ impl Checker {
     }
 
     /// The first segment of an attempt goes out, or a service has taken it.
-    pub(super) fn sent(&mut self, attempt: Attempt) {
+    pub(super) fn sent(&mut self, attempt: Attempt, now: Ms) {
         let (id, number) = (attempt.message, attempt.number);
         let Some(tracked) = self.messages.get_mut(&id) else {
             return self.violated("dispatched_after_commit", || format!("{id} is on the air, and unknown"));
         };
-        let duplicates = tracked.record.submission.duplicates;
+        let submission = &tracked.record.submission;
+        let (duplicates, tenant, to) = (submission.duplicates, submission.tenant, submission.to);
         let others: Vec<u16> = tracked.on_air.iter().copied().collect();
         tracked.on_air.insert(number);
         let returned = tracked.returned.clone();
+        if let Some(priority) = self.promises.priority_of(id) {
+            self.written_to(tenant, to, priority, now);
+        }
         for other in others {
             // A slow service may take an attempt after the one that followed it.
             let (one, later) = (other.min(number), other.max(number));
@@ -345,6 +356,16 @@ impl Checker {
     /// A modem forgets an inbound message because its device says it has it.
     pub(super) fn inbound_let_go(&mut self, digest: u64) {
         self.let_go.insert(digest);
+    }
+
+    /// A controller has told a maker that it has what it was told.
+    pub(super) fn callback_answered(&mut self, digest: u64) {
+        if !self.inbound_runs.contains_key(&digest) {
+            self.violated("report_acknowledged_after_commit", || {
+                format!("a callback about inbound message {digest} is answered, which is not in the journal")
+            });
+        }
+        self.inbound_let_go(digest);
     }
 
     /// A message that only this gateway could send, long after the last fault: it got it.

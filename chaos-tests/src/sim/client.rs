@@ -98,6 +98,8 @@ impl Clients {
             // Longer than all that may wait for the same gateway, which may be one with a small limit.
             valid_ms: PROBE_VALID_MS,
             node,
+            tagged: false,
+            names_plan: false,
         };
         let mut key = [0xff; 16];
         key[0] = place as u8;

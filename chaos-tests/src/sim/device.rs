@@ -17,7 +17,7 @@ use flotilla_device_node::radio::RadioEvent;
 use flotilla_protocol::id::{DeviceId, InboundId, SimId, TenantId};
 use flotilla_protocol::wire::{Attempt, Hello, SimInfo, SimState, Up, encode_frame};
 use flotilla_routing::route::Route;
-use flotilla_routing::settings::{Limits as SimLimits, RouteSettings};
+use flotilla_routing::settings::RouteSettings;
 
 use super::Flaw;
 use super::Ms;
@@ -25,6 +25,7 @@ use super::clock::{Clock, DRIFT_PPM_MAX};
 use super::conn::Packet;
 use super::plan::{Party, Size};
 use super::rng::Rng;
+use super::site;
 use super::world::{Cx, Event};
 use modem::Modem;
 
@@ -231,7 +232,7 @@ impl Device {
             DeviceEvent::Segment { attempt, job, segment } => return self.segment(attempt, job, segment, cx),
             DeviceEvent::Done { attempt, job } => return self.done(attempt, job, cx),
             DeviceEvent::Report { attempt, segment, delivered } => {
-                let event = self.modem.reported(attempt, segment, delivered);
+                let event = self.modem.reported(attempt, segment, delivered, cx);
                 self.radio(event, cx);
                 return self.pump(cx);
             }
@@ -282,7 +283,7 @@ impl Device {
             operator: String::new(),
             depth: 1 + (self.number % 2) as u8,
         };
-        (0..1 + u8::from(self.number.is_multiple_of(3))).map(sim).collect()
+        (0..sims_of(self.number)).map(sim).collect()
     }
 
     fn write(&mut self, records: &[Record], cx: &Cx) {
@@ -382,26 +383,23 @@ pub(super) fn number(hello: &Hello) -> usize {
     hello.info.name.parse().unwrap_or_default()
 }
 
-/// What is set for a SIM: some have limits of a minute, second SIMs of a day, so that no device is ever without.
-pub(super) fn limits(device: usize, slot: u8) -> SimLimits {
-    let day = (slot == 1).then_some(6);
-    let minute = (slot == 0 && device % 4 == 1).then_some(3);
-    SimLimits { per_minute: minute, per_day: day, ..SimLimits::default() }
+/// How many SIMs are in it.
+fn sims_of(device: usize) -> u8 {
+    1 + u8::from(device.is_multiple_of(3))
 }
 
-/// The limits of all SIMs.
-pub(super) fn all_limits(device: usize) -> impl Iterator<Item = (Route, SimLimits)> {
-    (0..2).map(move |slot| (Route::sim(id(device), sim(device, slot)), limits(device, slot)))
+/// Its SIMs as routes, with what is set for them.
+pub(super) fn routes_of(device: usize) -> impl Iterator<Item = (Route, RouteSettings)> {
+    (0..sims_of(device)).map(move |slot| (Route::sim(id(device), sim(device, slot)), site::of_sim(device, slot)))
 }
 
 pub(super) fn routes(device: usize, sims: &[SimInfo], flaw: Option<Flaw>) -> Vec<RouteSim> {
-    let limits = |slot| if flaw == Some(Flaw::NoLimits) { SimLimits::default() } else { limits(device, slot) };
     let route = |info: &SimInfo| RouteSim {
         slot: info.slot,
         sim: sim(device, info.slot),
         depth: info.depth,
         ready: info.state == SimState::Ready,
-        settings: Arc::new(RouteSettings { limits: limits(info.slot), ..RouteSettings::default() }),
+        settings: Arc::new(site::spoiled(site::of_sim(device, info.slot), flaw)),
     };
     sims.iter().map(route).collect()
 }

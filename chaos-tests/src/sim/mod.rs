@@ -70,8 +70,24 @@ pub enum Flaw {
     UrgentAsBulk,
     /// The API gives messages five minutes more than their clients.
     LongValidity,
-    /// The limits of SIMs do not reach the shard.
+    /// The limits of SIMs and accounts do not reach the shard.
     NoLimits,
+    /// Their pauses do not.
+    NoGaps,
+    /// Their send windows do not.
+    NoWindows,
+    /// What a recipient may get is not limited.
+    NoRecipientLimit,
+    /// The rules of tenants do not reach the shard.
+    NoRules,
+    /// The steps of plans reach it the other way round.
+    StepsReversed,
+    /// Routes have limits that nobody has set, so that long messages go elsewhere without need.
+    StrangeLimits,
+    /// A request to a service without an answer counts as not sent.
+    TimeoutAsRefusal,
+    /// Callbacks are answered while their reports are on their way to the disk.
+    EarlyCallbackAnswer,
     /// A leader goes on after its lease. Harmless: the store fences it.
     NoSelfFence,
 }

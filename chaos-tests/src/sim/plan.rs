@@ -46,6 +46,10 @@ pub struct Submit {
     pub valid_ms: u64,
     /// Whom the client asks first.
     pub node: usize,
+    /// It has the tag that a rule looks for.
+    pub tagged: bool,
+    /// It names the plan `chain`, where its tenant has one.
+    pub names_plan: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -228,6 +232,12 @@ pub(super) fn draw(seed: u64, size: Size) -> Vec<Op> {
     for _ in 0..if accounts > 0 { end * rng.between(0, 6) / 120_000 } else { 0 } {
         ops.push(provider_fault(&mut rng, size, accounts, end));
     }
+    let mut rng = Rng::new(seed, "wishes", 0);
+    for op in &mut ops {
+        if let What::Submit(submit) = &mut op.what {
+            (submit.tagged, submit.names_plan) = (rng.percent(25), rng.percent(10));
+        }
+    }
     ops.sort_by_key(|op| op.at);
     ops
 }
@@ -263,6 +273,8 @@ fn submit(rng: &mut Rng, size: Size) -> Submit {
         due_ms: if rng.percent(15) { rng.between(1_000, 150_000) } else { 0 },
         valid_ms: rng.between(20_000, 400_000),
         node: rng.index(size.nodes),
+        tagged: false,
+        names_plan: false,
     }
 }
 

@@ -176,14 +176,11 @@ impl World {
             cx.at(op.at, Event::Begin(n));
         }
         cx.check.sees(super::node::settings(seed).queued_min);
-        for (route, limits) in (0..size.devices).flat_map(super::device::all_limits) {
-            cx.check.limited(route, &limits);
+        for (route, settings) in site.all_routes() {
+            cx.check.is_set(route, settings);
         }
-        for account in site.accounts.iter() {
-            for (slot, limits) in account.slots().zip(&account.senders) {
-                cx.check.limited(account.route(slot), limits);
-            }
-            cx.check.limited_as_a_whole(account.id(), &account.limits);
+        for (tenant, routing) in site.routing.iter().enumerate() {
+            cx.check.limits_recipients(super::device::tenant_id(tenant), routing.recipient_limit);
         }
         let mut rng = Rng::new(seed, "world", 0);
         for n in 0..size.nodes {

@@ -127,10 +127,13 @@ impl Modem {
         })
     }
 
-    pub(super) fn reported(&mut self, attempt: Attempt, segment: u8, delivered: bool) -> RadioEvent {
+    pub(super) fn reported(&mut self, attempt: Attempt, segment: u8, delivered: bool, cx: &mut Cx) -> RadioEvent {
         self.coming -= 1;
         // First attempts may go on elsewhere.
         let class = if attempt.number == 1 { ErrorClass::Transient } else { ErrorClass::Permanent };
+        if class == ErrorClass::Permanent && !delivered {
+            cx.check.given_up_for_good(attempt);
+        }
         let delivery = if delivered { Delivery::Delivered } else { Delivery::Undelivered(error(class)) };
         self.owe(|token| RadioEvent::StatusReport {
             slot: 0,
@@ -183,7 +186,7 @@ impl Device {
         }
         if segment == 0 {
             cx.log(|| format!("d{device}: {}/{} is on the air", told(attempt), attempt.number));
-            cx.check.sent(attempt);
+            cx.check.sent(attempt, cx.now);
         }
         let route = Route::sim(super::id(device), super::sim(device, slot));
         cx.check.goes_out(attempt, route, 1, cx.now);

@@ -138,8 +138,9 @@ impl Node {
             return self.reply(&call, Reply::Accepted { ids: used.messages }, cx);
         }
         let mut submissions: Vec<Submission> = (0..submit.messages).map(|_| self.submission(submit, now_ms)).collect();
+        let ways = self.site.ways_of(submit);
         for submission in &mut submissions {
-            cx.check.asked(submission.id, submission.priority, submission.expires_ms);
+            cx.check.asked(submission, &ways);
             spoil(submission, cx.flaw);
         }
         let ids: Vec<MessageId> = submissions.iter().map(|submission| submission.id).collect();
@@ -163,11 +164,14 @@ impl Node {
             }
             None => Pin::Any,
         };
+        let routing = &self.site.routing[submit.tenant];
+        // Few recipients, where they are counted.
+        let recipients = if routing.recipient_limit.is_some() { 8 } else { 1_000_000 };
         Submission {
             id: MessageId::new(now_ms, self.rng.bytes()),
             tenant: device::tenant_id(submit.tenant),
             accepted_ms: now_ms,
-            to: Msisdn::from_u64(255_700_000_000 + self.rng.below(1_000_000)).expect("a number"),
+            to: Msisdn::from_u64(255_700_000_000 + self.rng.below(recipients)).expect("a number"),
             // The modem counts by it.
             body: Body::Text(submit.segments.to_string()),
             encoding: TextEncoding::default(),
@@ -179,10 +183,10 @@ impl Node {
             due_ms: now_ms + submit.due_ms,
             expires_ms: now_ms + submit.due_ms + submit.valid_ms,
             campaign: "".into(),
-            tags: vec![],
+            tags: if submit.tagged { vec!["tagged".into()] } else { vec![] },
             client_ref: None,
             sender: None,
-            plan: None,
+            plan: (submit.names_plan && routing.plans.contains_key("chain")).then(|| "chain".into()),
             max_cost: None,
             callback_url: None,
         }

@@ -55,7 +55,7 @@ impl Node {
     }
 
     pub(super) fn gained(&mut self, shard: ShardId, epoch: Epoch, cx: &mut Cx) {
-        self.lost(shard, cx);
+        self.forget(shard, cx);
         let (life, handle) = Life::new(shard, epoch, self.settings.clone());
         let woken = Arc::default();
         let id = self.fresh();
@@ -69,6 +69,10 @@ impl Node {
         if cx.flaw == Some(Flaw::NoSelfFence) && self.led_of(shard).is_some_and(|(_, led)| led.life.is_running()) {
             return;
         }
+        self.forget(shard, cx);
+    }
+
+    fn forget(&mut self, shard: ShardId, cx: &mut Cx) {
         let ids: Vec<u64> =
             self.mind.led.iter().filter(|(_, led)| led.life.shard() == shard).map(|(id, _)| *id).collect();
         for id in ids {
@@ -300,7 +304,7 @@ impl Node {
             }
             let restored = ready(reads::restored(&*cx.store.rows(), shard, epoch, last_seq));
             let mut restored = restored.map_err(|error| error.to_string())?;
-            restored.tenants = self.site.tenants_of(shard, cx.store.shards());
+            restored.tenants = self.site.tenants_of(shard, cx.store.shards(), cx.flaw);
             for batch in cx.store.read(shard, 0).map_err(|error| error.to_string())? {
                 let times = match cx.flaw {
                     Some(Flaw::ForgottenLedger) => 0,
@@ -317,7 +321,7 @@ impl Node {
         };
         match restored() {
             Ok(restored) => {
-                cx.check.starts(shard);
+                cx.check.starts(shard, cx.now);
                 cx.log(|| format!("c{} leads shard {shard}, epoch {epoch}, from {last_seq}", self.number));
                 self.started(id, run, Ok(restored), cx);
             }

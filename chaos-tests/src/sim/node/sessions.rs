@@ -145,14 +145,21 @@ impl Node {
         let Some(session) = &mut link.session else { return };
         let device = device::id(session.device);
         match frame {
-            Up::Holding { held, last } => session.handle.held(device, session.number, held, last),
+            Up::Holding { held, last } => {
+                let ready = session.sims.iter().all(|sim| sim.ready);
+                cx.check.gateway_is_up(device, (self.number, self.life), ready, cx.now);
+                session.handle.held(device, session.number, held, last);
+            }
             Up::Ping { device_ms } => {
                 let pong = Down::Pong { device_ms, controller_ms };
                 self.mind.sinks.lock().push((id, vec![pong]));
             }
             Up::Sims { sims } => {
-                session.sims = device::routes(session.device, &sims, cx.flaw);
+                let before = std::mem::replace(&mut session.sims, device::routes(session.device, &sims, cx.flaw));
                 let sims = session.sims.clone();
+                if before != sims {
+                    cx.check.gateway_changes(device, sims.iter().all(|sim| sim.ready), cx.now);
+                }
                 session.handle.device_changed(device, session.number, sims, true);
             }
             _ => {}
@@ -245,19 +252,20 @@ impl Node {
     }
 
     fn last_words(&mut self, id: u64, frames: Vec<Down>, cx: &mut Cx) {
-        self.end_session(id);
+        self.end_session(id, cx);
         let Some(link) = self.mind.links.get_mut(&id) else { return };
         link.closing_at = Some(cx.now + LAST_WORDS_MS);
         self.mind.sinks.lock().push((id, frames));
     }
 
-    fn end_session(&mut self, id: u64) {
+    fn end_session(&mut self, id: u64, cx: &mut Cx) {
         let Some(session) = self.mind.links.get_mut(&id).and_then(|link| link.session.take()) else { return };
         session.handle.device_down(device::id(session.device), session.number);
+        cx.check.gateway_is_gone(device::id(session.device));
     }
 
     fn end_link(&mut self, id: u64, cx: &mut Cx) {
-        self.end_session(id);
+        self.end_session(id, cx);
         let Some(mut link) = self.mind.links.remove(&id) else { return };
         link.conn.close(cx.now);
         for packet in link.conn.take_packets() {

@@ -6,11 +6,11 @@ use flotilla_controller::providers::agent::Config;
 use flotilla_controller::shard::RouteSim;
 use flotilla_protocol::id::{DeviceId, ProviderId, SenderId, SimId};
 use flotilla_routing::route::Route;
-use flotilla_routing::settings::{Limits, RouteSettings};
 
 use crate::sim::Flaw;
 use crate::sim::plan::Size;
 use crate::sim::rng::Rng;
+use crate::sim::site;
 
 /// An account, and what its maker can do.
 #[derive(Clone, Debug)]
@@ -25,10 +25,17 @@ pub(in crate::sim) struct Account {
     pub polls: bool,
     /// Reports each segment by itself.
     pub by_segment: bool,
-    /// Of each sender.
-    pub senders: Vec<Limits>,
-    /// Of the account.
-    pub limits: Limits,
+    pub senders: Vec<Sender>,
+    /// Segments a minute of all its senders together.
+    pub per_minute: Option<u32>,
+}
+
+/// What is set for a sender.
+#[derive(Clone, Debug)]
+pub(in crate::sim) struct Sender {
+    pub per_minute: Option<u32>,
+    pub has_gap: bool,
+    pub has_windows: bool,
 }
 
 /// Half of the tenants have one or two accounts with one or two senders each; in some seeds nobody has any.
@@ -49,17 +56,19 @@ pub(in crate::sim) fn draw(seed: u64, size: Size) -> Vec<Account> {
 }
 
 fn one(number: usize, tenant: usize, rng: &mut Rng) -> Account {
-    let per_minute = |rng: &mut Rng, percent, most| {
-        let per_minute = rng.percent(percent).then(|| rng.between(3, most) as u32);
-        Limits { per_minute, ..Limits::default() }
+    let per_minute = |rng: &mut Rng, percent: u32, most: u64| rng.percent(percent).then(|| rng.between(3, most) as u32);
+    let sender = |rng: &mut Rng| Sender {
+        per_minute: per_minute(rng, 25, 6),
+        has_gap: rng.percent(15),
+        has_windows: rng.percent(15),
     };
     let config = Config {
         window: rng.between(1, 12) as u16,
         batch_max: if rng.percent(30) { rng.between(2, 10) as usize } else { 1 },
         requests_per_s: rng.percent(30).then(|| rng.between(1, 5) as u16),
     };
-    let senders = (0..rng.between(1, 2)).map(|_| per_minute(rng, 25, 6)).collect();
-    let limits = per_minute(rng, 25, 8);
+    let senders = (0..rng.between(1, 2)).map(|_| sender(rng)).collect();
+    let per_minute = per_minute(rng, 25, 8);
     let (echoes, by_segment) = (rng.percent(50), rng.percent(25));
     let calls_back = rng.percent(85);
     let polls = rng.percent(50) || !calls_back;
@@ -73,7 +82,7 @@ fn one(number: usize, tenant: usize, rng: &mut Rng) -> Account {
         polls,
         by_segment,
         senders,
-        limits,
+        per_minute,
     }
 }
 
@@ -104,19 +113,12 @@ impl Account {
     }
 
     pub(in crate::sim) fn sims(&self, ready: bool, flaw: Option<Flaw>) -> Vec<RouteSim> {
-        let unlimited = flaw == Some(Flaw::NoLimits);
-        let settings = |slot: u8| match self.senders.get(usize::from(slot)) {
-            Some(limits) if !unlimited => {
-                RouteSettings { limits: limits.clone(), device_limits: self.limits.clone(), ..RouteSettings::default() }
-            }
-            _ => RouteSettings::default(),
-        };
         let sim = |slot| RouteSim {
             slot,
             sim: self.sender(slot),
             depth: u8::try_from(self.config.window).unwrap_or(u8::MAX),
             ready,
-            settings: Arc::new(settings(slot)),
+            settings: Arc::new(site::spoiled(site::of_sender(self, slot), flaw)),
         };
         self.slots().map(sim).collect()
     }

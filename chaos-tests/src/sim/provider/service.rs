@@ -200,7 +200,7 @@ impl Service {
                 let Some(call) = self.calls.get_mut(&number) else { return };
                 call.taken = true;
                 if let News::Inbound(inbound) = &call.news {
-                    cx.check.inbound_let_go(inbound.text.parse().unwrap_or_default());
+                    cx.check.callback_answered(inbound.text.parse().unwrap_or_default());
                 }
             }
             ServiceEvent::Answered { number, taken: false } => self.call_again(number, cx),
@@ -282,7 +282,7 @@ impl Service {
         let number = self.account.number;
         cx.log(|| format!("p{number}: takes {}", told(wish.attempt)));
         cx.count("taken by a provider");
-        cx.check.sent(wish.attempt);
+        cx.check.sent(wish.attempt, cx.now);
         cx.check.goes_out(wish.attempt, self.account.route(wish.slot), wish.segments, cx.now);
         self.next += 1;
         let id: Box<str> = format!("p{number}-{}", self.next).into();
@@ -321,7 +321,7 @@ impl Service {
             taken.state = state.clone();
         }
         if class == ErrorClass::Permanent && matches!(state, ReceiptState::Failed(_)) {
-            cx.check.refused_for_good(attempt);
+            cx.check.given_up_for_good(attempt);
         }
         self.report(id, segment, state, cx);
     }
@@ -348,8 +348,8 @@ impl Service {
         if self.closed > 0 || self.mute > 0 || self.rng.percent(5) {
             return;
         }
-        let receipt = |id: &Box<str>| self.receipt(id, None, self.taken.get(id)?.state.clone());
-        let receipts = ids.iter().filter_map(receipt).collect();
+        let receipt = |id: &str| self.receipt(id, None, self.taken.get(id)?.state.clone());
+        let receipts = ids.iter().filter_map(|id| receipt(id)).collect();
         self.answer(caller, Answer::Polled(receipts), cx);
     }
 

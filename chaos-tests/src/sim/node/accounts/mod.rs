@@ -141,6 +141,7 @@ impl Node {
     fn end_account(&mut self, account: usize, cx: &mut Cx) {
         let Some(session) = self.mind.accounts.remove(&account) else { return };
         session.handle.device_down(self.site.accounts[account].id(), session.number);
+        cx.check.gateway_is_gone(self.site.accounts[account].id());
         cx.log(|| format!("c{}: p{account} has no session any more", self.number));
         let early = session.early.into_iter().map(|early| early.call);
         for call in early.chain(session.waiting.into_iter().map(|(_, call)| call)) {
@@ -205,6 +206,7 @@ impl Node {
         session.agent.expire(now);
         let ready = !session.agent.is_paused();
         if ready != std::mem::replace(&mut session.ready, ready) {
+            cx.check.gateway_changes(known.id(), ready, cx.now);
             session.handle.device_changed(known.id(), session.number, known.sims(ready, cx.flaw), true);
         }
         while let Some(batch) = self.mind.accounts.get_mut(&account).and_then(|one| one.agent.next_batch(now)) {
@@ -220,7 +222,10 @@ impl Node {
                     }
                     session.handle.reports(known.id(), session.number, reports);
                 }
-                ToShard::Held(held) => session.handle.held(known.id(), session.number, held, true),
+                ToShard::Held(held) => {
+                    cx.check.gateway_is_up(known.id(), (self.number, self.life), session.ready, cx.now);
+                    session.handle.held(known.id(), session.number, held, true);
+                }
             }
         }
         let (acknowledged, number) = (session.agent.acknowledged(), session.number);

@@ -10,6 +10,7 @@ use flotilla_providers::{Receipt, ReceiptState, Refusal};
 
 use super::super::{Node, NodeEvent};
 use super::Session;
+use crate::sim::Flaw;
 use crate::sim::device;
 use crate::sim::plan::Party;
 use crate::sim::provider::{Call, News, ServiceEvent};
@@ -54,8 +55,8 @@ impl Node {
         cx.log(|| format!("p{account} tells c{}: {:?}", self.number, call.news));
         let position = match &call.news {
             News::Receipt(receipt) => {
-                let kept = |id: &Box<str>| cx.references.get(&(account, id.clone())).map(|(known, _)| *known);
-                let by_id = || receipt.id.as_ref().and_then(|id| kept(id).or_else(|| session.known(id)));
+                let kept = |id: &str| cx.references.get(&(account, id.into())).map(|(known, _)| *known);
+                let by_id = || receipt.id.as_deref().and_then(|id| kept(id).or_else(|| session.known(id)));
                 match by_reference(receipt).or_else(by_id) {
                     Some(known) => take_receipt(session, known, receipt, now),
                     None => {
@@ -72,6 +73,8 @@ impl Node {
                 session.agent.inbound(message, now.unix_ms)
             }
         };
+        // A deliberate bug does not wait for the commit.
+        let position = if cx.flaw == Some(Flaw::EarlyCallbackAnswer) { 0 } else { position };
         session.waiting.push((position, call));
         self.pump_account(account, cx);
     }

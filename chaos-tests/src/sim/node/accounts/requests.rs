@@ -8,6 +8,7 @@ use flotilla_providers::{Receipt, Refusal, Submitted};
 
 use super::super::{Node, NodeEvent};
 use super::{POLL_EVERY_MS, Session};
+use crate::sim::Flaw;
 use crate::sim::Ms;
 use crate::sim::plan::Party;
 use crate::sim::provider::{Account, Answer, Caller, ServiceEvent, Wish};
@@ -84,8 +85,12 @@ impl Node {
     pub(in crate::sim::node) fn service_timeout(&mut self, number: u64, cx: &mut Cx) {
         match self.mind.requests.get(&number).map(|request| &request.what) {
             Some(What::Submit { batch, results: None }) => {
-                let unclear = vec![Submitted::Unclear("no answer in time".into()); batch.jobs.len()];
-                self.service_answer(number, Answer::Submitted(unclear), cx);
+                let result = match cx.flaw {
+                    Some(Flaw::TimeoutAsRefusal) => unreachable(),
+                    _ => Submitted::Unclear("no answer in time".into()),
+                };
+                let results = vec![result; batch.jobs.len()];
+                self.service_answer(number, Answer::Submitted(results), cx);
             }
             Some(What::Poll { .. }) => self.service_answer(number, Answer::Polled(Vec::new()), cx),
             // What comes of it is being kept.
