@@ -70,7 +70,6 @@ impl Dialer {
     pub fn connected(&mut self, controller: &str) {
         self.preferred.clear();
         self.redirects = 0;
-        self.leaderless = 0;
         if let Some(silent) = self.silent.take() {
             // It was busy, or the way to it broken: to leave it each time would keep it so.
             let false_alarms = if silent == controller { self.false_alarms + 1 } else { 0 };
@@ -121,21 +120,30 @@ impl Dialer {
         if lived_ms < STABLE_MS {
             return self.failed(random);
         }
-        self.false_alarms = 0;
-        self.pause_ms = 0;
+        self.calm();
         soon(random)
     }
 
     /// The same when the controller has become silent: it is dead, or out of reach. The others know who leads now, and are
-    /// asked at once, however short the link has lived: nobody has turned it away, and it was silent for seconds.
+    /// asked at once, however short the link has lived: nobody has turned it away, and it was silent for seconds. Unless it was
+    /// there after all the last time: then it has more to do than it can, and a whole fleet that comes back at once keeps it so.
     pub fn fell_silent(&mut self, controller: &str, lived_ms: u64, random: f64) -> u64 {
         self.avoid_current();
         self.silent = Some(controller.to_owned());
         if lived_ms >= STABLE_MS {
-            self.false_alarms = 0;
-            self.pause_ms = 0;
+            self.calm();
+        } else if self.false_alarms > 0 {
+            return self.failed(random);
         }
+        self.leaderless = 0;
         soon(random)
+    }
+
+    /// What went wrong before a good link counts no more. A link as such does not: it may end as soon as it begins.
+    fn calm(&mut self) {
+        self.false_alarms = 0;
+        self.leaderless = 0;
+        self.pause_ms = 0;
     }
 
     /// How many times as long as usual the controller may be silent on the link that there is now.
@@ -238,6 +246,35 @@ mod tests {
             assert_eq!(dialer.targets()[0], next);
             assert_eq!((dialer.targets().last().map(String::as_str), dialer.patience()), (Some(dead), 1));
         }
+    }
+
+    #[test]
+    fn a_controller_that_ends_each_link_soon_is_asked_less_and_less() {
+        let mut dialer = Dialer::new(&names(&["a"]));
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            dialer.connected("a");
+            // Welcome, and then: busy.
+            pauses.push(dialer.declined(1.0));
+        }
+        assert_eq!(pauses[..3], [750, LEADERLESS_PAUSE_MAX_MS, LEADERLESS_PAUSE_MAX_MS]);
+        assert_eq!(pauses[8..], [3_000, 9_000, 27_000, PAUSE_MAX_MS]);
+        dialer.connected("a");
+        dialer.lost(STABLE_MS, 0.0);
+        assert_eq!(dialer.declined(1.0), 750, "a good link ends that");
+    }
+
+    #[test]
+    fn a_controller_that_is_always_too_slow_is_not_stormed() {
+        let mut dialer = Dialer::new(&names(&["a"]));
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            dialer.connected("a");
+            pauses.push(dialer.fell_silent("a", 3_000, 1.0));
+        }
+        assert_eq!(pauses, [PAUSE_MIN_MS, 750, 2_250, 6_750, 20_250, PAUSE_MAX_MS]);
+        dialer.connected("a");
+        assert_eq!(dialer.fell_silent("a", STABLE_MS, 1.0), PAUSE_MIN_MS, "it had recovered");
     }
 
     #[test]
