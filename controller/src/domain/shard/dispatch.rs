@@ -71,7 +71,7 @@ impl Machine {
     /// `behind_ms`: a message of a lower class has waited since then (monotonic), and goes on to a later step of the plan if
     /// nobody goes before it. Whoever does has as little patience left.
     fn serve_before(&mut self, target: Slot, class: Priority, behind_ms: Option<u64>, now: Now) -> Served {
-        let mut turned = false;
+        let mut turn = None;
         loop {
             let messages = &self.messages;
             let head = self.lanes.head(target, class, |lane, slot| is_ready(messages, lane, slot));
@@ -103,12 +103,16 @@ impl Machine {
                         self.timers.at_mono(until_ms, Timer::Serve(target));
                     }
                     // The head of another lane may have waited long enough for a later step: the oldest, if any.
-                    let messages = &self.messages;
-                    let ready = |lane, slot| is_ready(messages, lane, slot);
-                    if turned || !self.lanes.turn_to_oldest(target, class, ready) {
+                    if let Some(turn) = turn {
+                        self.lanes.turn_back(target, class, turn);
                         return Served::Empty;
                     }
-                    turned = true;
+                    let messages = &self.messages;
+                    let ready = |lane, slot| is_ready(messages, lane, slot);
+                    turn = self.lanes.turn_to_oldest(target, class, ready);
+                    if turn.is_none() {
+                        return Served::Empty;
+                    }
                 }
                 Choice::Unfit { until_ms } => {
                     self.waits += 1;

@@ -53,6 +53,15 @@ struct Queued {
 /// Lanes that are looked through for the one that has waited longest.
 const LANES_LOOKED_MAX: usize = 256;
 
+/// A turn out of turn.
+#[derive(Debug)]
+pub(super) struct Turn {
+    lane: Slot,
+    /// Its place in the ring before.
+    place: usize,
+    debt: u32,
+}
+
 #[derive(Debug, Default)]
 struct Target {
     rings: [VecDeque<Slot>; 4],
@@ -280,9 +289,14 @@ impl Lanes {
         }
     }
 
-    /// Gives the turn to the lane whose head has waited longest. False when it has it.
-    pub(super) fn turn_to_oldest(&mut self, target: Slot, class: Priority, ready: impl Fn(Slot, Slot) -> bool) -> bool {
-        let Some(target) = self.targets.get_mut(target) else { return false };
+    /// Gives the turn to the lane whose head has waited longest; None when it has it.
+    pub(super) fn turn_to_oldest(
+        &mut self,
+        target: Slot,
+        class: Priority,
+        ready: impl Fn(Slot, Slot) -> bool,
+    ) -> Option<Turn> {
+        let target = self.targets.get_mut(target)?;
         let ring = &mut target.rings[class as usize];
         let mut oldest: Option<(u64, usize, Slot)> = None;
         for (place, slot) in ring.iter().copied().enumerate().take(LANES_LOOKED_MAX) {
@@ -291,11 +305,22 @@ impl Lanes {
                 oldest = Some((front.since_ms, place, slot));
             }
         }
-        let Some((_, place, slot)) = oldest.filter(|(_, place, _)| *place > 0) else { return false };
+        let (_, place, lane) = oldest.filter(|(_, place, _)| *place > 0)?;
         ring.rotate_left(place);
         // Nobody else could use what room there is for it.
-        self.lane_mut(slot).debt = 0;
-        true
+        let debt = std::mem::take(&mut self.lane_mut(lane).debt);
+        Some(Turn { lane, place, debt })
+    }
+
+    /// It could not use its turn: whose turn it was, it is again. Otherwise those who have waited longest would have all turns.
+    pub(super) fn turn_back(&mut self, target: Slot, class: Priority, turn: Turn) {
+        if let Some(target) = self.targets.get_mut(target) {
+            let ring = &mut target.rings[class as usize];
+            ring.rotate_right(turn.place.min(ring.len()));
+        }
+        if let Some(lane) = self.lanes.get_mut(turn.lane) {
+            lane.debt = turn.debt;
+        }
     }
 
     /// The head cannot go now, whatever room there is: it is taken out, and the next one of the lane has the turn.
@@ -378,6 +403,28 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_out_of_turn_that_is_of_no_use_changes_nothing() {
+        let (mut lanes, mut messages) = (Lanes::default(), Slots::default());
+        let names = ["new", "old", "other"];
+        let slots = names.map(|name| lanes.join(key(name, Priority::Bulk)));
+        for (slot, name, since_ms) in [(0, "n", 9), (1, "o", 1), (1, "o", 2), (1, "o", 3), (2, "x", 5)] {
+            lanes.push(slots[slot], messages.insert((name, 2)), since_ms, false);
+        }
+        let target = lanes.get(slots[0]).target;
+        lanes.lane_mut(slots[1]).debt = 3;
+        let ready = |_, slot| messages.get(slot).is_some();
+        let head = |lanes: &mut Lanes| lanes.head(target, Priority::Bulk, ready).and_then(|head| messages.get(head));
+        for _ in 0..3 {
+            assert_eq!(head(&mut lanes), Some(&("n", 2)));
+            let turn = lanes.turn_to_oldest(target, Priority::Bulk, ready).unwrap();
+            assert_eq!(head(&mut lanes), Some(&("o", 2)), "it owes no turns");
+            lanes.turn_back(target, Priority::Bulk, turn);
+        }
+        assert_eq!(lanes.get(slots[1]).debt, 3);
+        assert_eq!(serve(&mut lanes, target, &messages), "nxooo");
+    }
+
+    #[test]
     fn a_message_that_left_is_skipped_and_an_empty_lane_goes() {
         let (mut lanes, mut messages) = (Lanes::default(), Slots::default());
         let lane = lanes.join(key("", Priority::Bulk));
@@ -418,7 +465,7 @@ mod tests {
         let turn = |lanes: &mut Lanes| {
             let turned = lanes.turn_to_oldest(target, Priority::Bulk, |_, slot| messages.get(slot).is_some());
             let head = lanes.head(target, Priority::Bulk, |_, slot| messages.get(slot).is_some());
-            (turned, head.and_then(|head| messages.get(head)).unwrap().0)
+            (turned.is_some(), head.and_then(|head| messages.get(head)).unwrap().0)
         };
         assert_eq!((turn(&mut lanes), turn(&mut lanes)), ((true, "a"), (false, "a")));
         assert_eq!(serve(&mut lanes, target, &messages), "abcde");
