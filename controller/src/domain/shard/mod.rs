@@ -251,10 +251,10 @@ impl Machine {
             }
         }
         let (messages, lanes, reclassify_ms) = (&self.messages, &self.lanes, &self.reclassify_ms);
-        self.timers.sweep(|timer| match timer {
-            Timer::Due(slot) | Timer::Expires(slot) | Timer::Wake(slot) | Timer::Lease(slot) => {
-                messages.get(*slot).is_some()
-            }
+        self.timers.sweep(|at_ms, timer| match timer {
+            Timer::Due(slot) | Timer::Expires(slot) | Timer::Lease(slot) => messages.get(*slot).is_some(),
+            // A message is roused before its time, and sleeps again, as often as others make room.
+            Timer::Wake(slot) => messages.get(*slot).is_some_and(|message| message.wake_ms == Some(at_ms)),
             Timer::Serve(target) => lanes.has_target(*target),
             Timer::Reclassify(tenant) => reclassify_ms.contains_key(tenant),
         });

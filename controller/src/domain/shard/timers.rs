@@ -66,7 +66,7 @@ impl Timers {
     }
 
     /// Drops what does not hold any more, once that may be the larger part.
-    pub(super) fn sweep(&mut self, holds: impl Fn(&Timer) -> bool) {
+    pub(super) fn sweep(&mut self, holds: impl Fn(u64, &Timer) -> bool) {
         self.wall.sweep(&holds);
         self.mono.sweep(&holds);
     }
@@ -84,11 +84,11 @@ impl Heap {
         self.entries.pop().map(|Reverse((_, timer))| timer)
     }
 
-    fn sweep(&mut self, holds: impl Fn(&Timer) -> bool) {
+    fn sweep(&mut self, holds: impl Fn(u64, &Timer) -> bool) {
         if self.entries.len() < SWEEP_MIN.max(2 * self.swept) {
             return;
         }
-        self.entries.retain(|Reverse((_, timer))| holds(timer));
+        self.entries.retain(|Reverse((at, timer))| holds(*at, timer));
         self.swept = self.entries.len();
     }
 }
@@ -121,7 +121,20 @@ mod tests {
         for at in 0..SWEEP_MIN as u64 {
             timers.at_wall(at, Timer::Expires(if at == 7 { live } else { dead }));
         }
-        timers.sweep(|timer| matches!(timer, Timer::Expires(slot) if slots.get(*slot).is_some()));
+        timers.sweep(|_, timer| matches!(timer, Timer::Expires(slot) if slots.get(*slot).is_some()));
         assert_eq!((timers.wall.entries.len(), timers.next_wall(7)), (1, Some(Timer::Expires(live))));
+    }
+
+    #[test]
+    fn whoever_sleeps_again_and_again_waits_once() {
+        let slot = Slots::default().insert(());
+        let mut timers = Timers::default();
+        let mut wake_ms = 0;
+        for _ in 0..5 * SWEEP_MIN {
+            wake_ms += 1;
+            timers.at_mono(wake_ms, Timer::Wake(slot));
+            timers.sweep(|at_ms, timer| *timer != Timer::Wake(slot) || at_ms == wake_ms);
+        }
+        assert!(timers.mono.entries.len() < SWEEP_MIN);
     }
 }
