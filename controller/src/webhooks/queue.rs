@@ -179,11 +179,9 @@ impl Queue {
     pub(super) async fn revive(&self, webhook: WebhookId, again: Again, now_ms: u64) -> Result<u64, SqlError> {
         self.catalog
             .run(move |tx| {
-                let mut events = revive_some(tx, webhook, &again, true, now_ms)?;
-                if again.waiting {
-                    events += revive_some(tx, webhook, &again, false, now_ms)?;
-                }
-                Ok(events)
+                // Those that wait first: what is revived waits, too, and is not to be counted again.
+                let waiting = if again.waiting { revive_some(tx, webhook, &again, false, now_ms)? } else { 0 };
+                Ok(waiting + revive_some(tx, webhook, &again, true, now_ms)?)
             })
             .await
     }
@@ -398,6 +396,7 @@ mod tests {
             (Again { places: vec![(4, 0), (1, 0), (9, 0), (5, 0)], ..Again::default() }, vec![4], vec![1, 5]),
             (Again { message: message(0), places: vec![(1, 0), (2, 0)], ..Again::default() }, vec![2], vec![5]),
             (Again { waiting: true, message: message(1), since_ms: 40, ..Again::default() }, vec![], vec![5]),
+            (Again { waiting: true, ..Again::default() }, vec![2, 4], vec![1, 3, 5]),
             (Again::default(), vec![2, 4], vec![1, 3, 5]),
         ];
         for (again, even, odd) in asked {
