@@ -27,6 +27,9 @@ use pace::Pace;
 
 /// How soon a write under way is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Pauses after writes that have failed.
+const REFUSED_MIN: Duration = Duration::from_secs(1);
+const REFUSED_MAX: Duration = Duration::from_secs(30);
 
 pub struct LedgerFollower {
     /// None where nothing is stored: each start then folds the whole journal.
@@ -35,6 +38,8 @@ pub struct LedgerFollower {
     shared: Arc<Shared>,
     /// One at a time.
     writing: Option<JoinHandle<Result<Vec<Written>, SqlError>>>,
+    /// The last write has failed.
+    refused: Option<Refused>,
 }
 
 /// A lock for each shard: who changes one, or copies it, keeps nobody from another.
@@ -54,6 +59,20 @@ struct Place {
     fenced: bool,
 }
 
+/// The catalog does not take what is written. To make the bytes again and again would only burden it more.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    until: Instant,
+    delay: Duration,
+}
+
+impl Refused {
+    fn again(former: Option<Self>, now: Instant) -> Self {
+        let delay = former.map_or(REFUSED_MIN, |former| (former.delay * 2).min(REFUSED_MAX));
+        Self { until: now + delay, delay }
+    }
+}
+
 /// Reads ledgers that contain everything which was committed when it was asked.
 #[derive(Clone)]
 pub struct LedgerReader {
@@ -64,7 +83,7 @@ pub struct LedgerReader {
 impl LedgerFollower {
     pub fn new(catalog: Option<Arc<dyn Catalog>>, journal: Arc<dyn Journal>) -> Self {
         let places = (0..journal.shards()).map(|_| Mutex::default()).collect();
-        Self { catalog, journal, shared: Arc::new(Shared(places)), writing: None }
+        Self { catalog, journal, shared: Arc::new(Shared(places)), writing: None, refused: None }
     }
 
     /// The reader for this follower; `follow` gives the handle.
@@ -97,9 +116,17 @@ impl LedgerFollower {
     /// Waits for the write under way, if there is one.
     async fn finish(&mut self) -> Result<(), FollowError> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
-        let written = writing.await.map_err(|error| FollowError::Own(error.to_string()))?;
+        let written = writing.await.map_err(|error| FollowError::Own(error.to_string()));
         let now = Instant::now();
-        for Written { shard, epoch, position, bytes, done } in written.map_err(store_error)? {
+        let written = match written.and_then(|written| written.map_err(|error| store_error(error).into())) {
+            Ok(written) => written,
+            Err(error) => {
+                self.refused = Some(Refused::again(self.refused, now));
+                return Err(error);
+            }
+        };
+        self.refused = None;
+        for Written { shard, epoch, position, bytes, done } in written {
             self.shared.with(shard, |place| {
                 if place.epoch == epoch {
                     place.stored = position;
@@ -111,11 +138,15 @@ impl LedgerFollower {
         Ok(())
     }
 
-    /// Everything that has moved, at once.
-    async fn store_all(&mut self) -> Result<(), FollowError> {
-        self.finish().await?;
+    /// What has moved of these, at once.
+    async fn store_now(&mut self, which: impl Fn(ShardId) -> bool) -> Result<(), FollowError> {
+        if let Err(error) = self.finish().await {
+            tracing::debug!(%error, "a write of ledgers has failed; it is made again");
+        }
         let Some(catalog) = &self.catalog else { return Ok(()) };
-        self.writing = Some(tokio::spawn(write(Arc::clone(catalog), self.shared.to_write(None))));
+        let mut writes = self.shared.to_write(None);
+        writes.retain(|write| which(write.shard));
+        self.writing = Some(tokio::spawn(write(Arc::clone(catalog), writes)));
         self.finish().await
     }
 }
@@ -281,8 +312,12 @@ impl Follower for LedgerFollower {
             return Ok(false);
         }
         self.finish().await?;
-        let Some(catalog) = &self.catalog else { return Ok(false) };
-        let writes = self.shared.to_write(Some(Instant::now()));
+        let now = Instant::now();
+        let Some(catalog) = self.catalog.as_ref().filter(|_| self.refused.is_none_or(|refused| refused.until <= now))
+        else {
+            return Ok(false);
+        };
+        let writes = self.shared.to_write(Some(now));
         if !writes.is_empty() {
             self.writing = Some(tokio::spawn(write(Arc::clone(catalog), writes)));
         }
@@ -292,16 +327,19 @@ impl Follower for LedgerFollower {
     fn step_at(&self) -> Option<Instant> {
         match self.writing {
             Some(_) => Some(Instant::now() + LOOK_AGAIN),
-            None => self.catalog.as_ref().and_then(|_| self.shared.due_at()),
+            None => {
+                let due_at = self.catalog.as_ref().and_then(|_| self.shared.due_at());
+                due_at.map(|due_at| self.refused.map_or(due_at, |refused| due_at.max(refused.until)))
+            }
         }
     }
 
-    async fn hand_over(&mut self, _shards: &[ShardId]) -> Result<(), FollowError> {
-        self.store_all().await
+    async fn hand_over(&mut self, shards: &[ShardId]) -> Result<(), FollowError> {
+        self.store_now(|shard| shards.contains(&shard)).await
     }
 
     async fn end(&mut self) -> Result<(), FollowError> {
-        self.store_all().await
+        self.store_now(|_| true).await
     }
 
     async fn missed(&mut self, shard: ShardId, up_to: u64) -> Result<(), FollowError> {

@@ -93,7 +93,7 @@ async fn it_goes_on_from_what_is_stored_when_the_journal_is_trimmed() {
     first.gained(&[(shard, Epoch(1))]).await.unwrap();
     world.store.append(shard, some_events(3));
     take_all(&mut first, &world, shard).await;
-    first.store_all().await.unwrap();
+    first.end().await.unwrap();
     world.store.append(shard, some_events(4));
     take_all(&mut first, &world, shard).await;
     let fold = world.fold(shard);
@@ -139,6 +139,51 @@ async fn it_is_written_when_it_is_due_and_at_once_when_it_is_handed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hand_over_writes_what_is_handed_over() {
+    let world = World::new();
+    let (leaves, stays) = (ShardId(1), ShardId(2));
+    let mut follower = world.follower();
+    follower.gained(&[(leaves, Epoch(1)), (stays, Epoch(1))]).await.unwrap();
+    for shard in [leaves, stays] {
+        world.store.append(shard, some_events(11));
+        take_all(&mut follower, &world, shard).await;
+    }
+    follower.hand_over(&[leaves]).await.unwrap();
+    assert_eq!((follower.safe(leaves, 1), follower.safe(stays, 1)), (1, 0));
+    follower.end().await.unwrap();
+    assert_eq!(follower.safe(stays, 1), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_refuses_is_asked_again_after_a_pause() {
+    let world = World::new();
+    let shard = ShardId(3);
+    let mut follower = world.follower();
+    follower.gained(&[(shard, Epoch(1))]).await.unwrap();
+    world.store.append(shard, some_events(12));
+    take_all(&mut follower, &world, shard).await;
+    follower.shared.with(shard, |place| place.pace.took(1_000_000));
+    let rename = |from: &str, to: &str| {
+        let (catalog, sql) = (Arc::clone(&world.catalog), format!("ALTER TABLE {from} RENAME TO {to}"));
+        async move { catalog.run(move |tx| tx.execute(&sql, &[])).await.unwrap() }
+    };
+    rename("shard_ledgers", "elsewhere").await;
+    for delay in [1, 2, 4] {
+        let before = Instant::now();
+        follower.refused.iter_mut().for_each(|refused| refused.until = before);
+        follower.step().await.unwrap();
+        follower.finish().await.unwrap_err();
+        assert!(follower.step_at().unwrap() >= before + Duration::from_secs(delay));
+        follower.step().await.unwrap();
+        assert!(follower.writing.is_none(), "not yet");
+    }
+    rename("elsewhere", "shard_ledgers").await;
+    follower.end().await.unwrap();
+    assert!(follower.refused.is_none());
+    assert_eq!(follower.safe(shard, 1), 1, "the program's end waits for no pause");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_former_leader_writes_nothing_over_its_successor() {
     let world = World::new();
     let shard = ShardId(0);
@@ -148,7 +193,7 @@ async fn a_former_leader_writes_nothing_over_its_successor() {
     take_all(&mut former, &world, shard).await;
     let mut later = world.follower();
     later.gained(&[(shard, Epoch(2))]).await.unwrap();
-    former.store_all().await.unwrap();
+    former.end().await.unwrap();
     assert!(former.shared.with(shard, |place| place.fenced).unwrap());
     let mut again = world.follower();
     again.gained(&[(shard, Epoch(3))]).await.unwrap();
@@ -183,7 +228,7 @@ async fn a_damaged_ledger_is_begun_anew() {
     follower.gained(&[(shard, Epoch(1))]).await.unwrap();
     world.store.append(shard, some_events(6));
     take_all(&mut follower, &world, shard).await;
-    follower.store_all().await.unwrap();
+    follower.end().await.unwrap();
     let damage = world.catalog.run(|tx| {
         tx.execute("UPDATE shard_ledgers SET data = $1", sql_params![vec![255u8; 3]])?;
         Ok::<_, SqlError>(())
