@@ -12,8 +12,8 @@ use std::time::Duration;
 use flotilla_protocol::id::{ShardId, TenantId};
 use flotilla_routing::settings::{TenantRouting, Tenants};
 use flotilla_routing::table::{KnownRoute, Notice};
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use parking_lot::RwLock;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::Mutex;
@@ -28,6 +28,8 @@ use crate::store::{Catalog, SqlError, StoreError, Stores};
 
 const EVERY: Duration = Duration::from_secs(2);
 const CATALOG_DEADLINE: Duration = Duration::from_secs(5);
+/// Tenants that a starting shard asks for at the same time.
+const READS_AT_ONCE: usize = 8;
 /// Settings in memory; beyond it all are forgotten and read again.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -50,9 +52,11 @@ impl CatalogRouting {
         in_flight: Vec<(TenantId, Route)>,
     ) -> Result<Vec<KnownRoute>, StoreError> {
         let catalog = &*self.catalog;
+        let tenants = in_time(routing::tenants_of(catalog, shard, self.shards)).await?;
+        let reads = tenants.into_iter().map(|tenant| in_time(catalog.read(move |tx| routing::of_tenant(tx, tenant))));
+        let mut reads = stream::iter(reads).buffer_unordered(READS_AT_ONCE);
         let mut known = Vec::new();
-        for tenant in in_time(routing::tenants_of(catalog, shard, self.shards)).await? {
-            let (_, routes) = in_time(catalog.read(move |tx| routing::of_tenant(tx, tenant))).await?;
+        while let Some((_, routes)) = reads.try_next().await? {
             known.extend(routes.into_values());
         }
         let there: FxHashSet<Route> = known.iter().map(|known| known.route).collect();
@@ -170,11 +174,13 @@ impl SettingsKeeper {
         let mut known = inner.known.lock().await;
         loop {
             let changes = routing::changes_after(&*inner.catalog, known.last).await?;
-            for (tenant, _) in &changes {
-                self.tell(*tenant).await?;
-            }
-            if !known.add(&changes) {
+            if changes.is_empty() {
                 break;
+            }
+            for change in changes {
+                self.tell(change.0).await?;
+                // One by one: what is told stays told when the time for this look is over.
+                known.add(&[change]);
             }
         }
         // Links that came up with what was read before a change, while that change was told.
