@@ -23,6 +23,10 @@ use crate::domain::event::Change;
 use crate::domain::facts::codes;
 use crate::domain::message::{Failure, MessageState, Pin, Priority, Route};
 
+/// Messages of a class that are roused one after the other and find that the room is not for them, before the next class has
+/// its turn.
+const IN_VAIN_MAX: u32 = 8;
+
 enum Served {
     One,
     /// Nothing of this class can go now; perhaps something of a lower one can.
@@ -38,8 +42,11 @@ pub(super) fn failure(class: ErrorClass, code: &str, text: &str) -> Failure {
 impl Machine {
     /// Dispatches what can go. Whether there was anybody to serve.
     pub(super) fn serve(&mut self, now: Now) -> bool {
-        for target in self.lanes.take_with_room() {
-            Priority::ALL.into_iter().for_each(|class| self.rouse_one(target, class));
+        let with_room = self.lanes.take_with_room();
+        for target in &with_room {
+            for class in Priority::ALL {
+                self.rouse_one(*target, class);
+            }
         }
         let mut targets = self.lanes.take_marked();
         let somebody = !targets.is_empty();
@@ -49,9 +56,18 @@ impl Machine {
             }
             let mut without_room: SmallVec<[Slot; 4]> = SmallVec::new();
             let mut asked: SmallVec<[Slot; 4]> = SmallVec::from_slice(&targets);
+            let mut in_vain = 0;
             while !asked.is_empty() {
                 asked.retain(|target| match self.serve_one(*target, class, now) {
-                    Served::One => true,
+                    Served::One => {
+                        in_vain = 0;
+                        true
+                    }
+                    // Before lower classes take what room is left, others of this one may have a use for it.
+                    Served::Empty if class < Priority::Bulk && in_vain < IN_VAIN_MAX && with_room.contains(target) => {
+                        in_vain += 1;
+                        self.rouse_one(*target, class)
+                    }
                     Served::Empty => false,
                     Served::NoRoom => {
                         without_room.push(*target);
@@ -327,15 +343,17 @@ impl Machine {
         }
     }
 
-    /// A route has got room: one message of those that were set aside may look at it.
-    fn rouse_one(&mut self, target: Slot, class: Priority) {
+    /// A route has got room: one message of those that were set aside may look at it. False when there is none.
+    fn rouse_one(&mut self, target: Slot, class: Priority) -> bool {
         while let Some(slot) = self.lanes.next_aside(target, class) {
             let Some(message) = self.messages.get_mut(slot) else { continue };
             let aside = std::mem::replace(&mut message.aside, false);
             if aside && message.wake_ms.is_some() {
-                return self.rouse(slot);
+                self.rouse(slot);
+                return true;
             }
         }
+        false
     }
 
     /// Its wait is over.

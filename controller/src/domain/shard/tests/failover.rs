@@ -101,6 +101,26 @@ fn after_the_sims_the_account() {
     assert_eq!((why.because, why.step), (Because::Fallback, 2));
 }
 
+/// Too long for what the only route's limit lets through, all of them were set aside. Then another one comes.
+#[test]
+fn all_room_that_comes_is_offered_to_urgent_messages_first() {
+    let mut rig = Rig::new();
+    let per_minute = |n, segments| limited(n, Limits { per_minute: Some(segments), ..Limits::default() });
+    rig.up(1, 8, &[per_minute(1, 3)]);
+    rig.accept(|s| s.segments = 2);
+    let accept = |rig: &mut Rig, class| {
+        rig.accept(|s| {
+            s.segments = 3;
+            s.priority = class;
+        })
+    };
+    let bulk: Vec<_> = (0..2).map(|_| accept(&mut rig, Priority::Bulk)).collect();
+    let urgent: Vec<_> = (0..3).map(|_| accept(&mut rig, Priority::Urgent)).collect();
+    rig.up(2, 8, &[per_minute(2, 9)]);
+    let states = |rig: &Rig, ids: &[_]| ids.iter().map(|id| rig.state(*id)).collect::<Vec<_>>();
+    assert_eq!((states(&rig, &urgent), states(&rig, &bulk)), (vec![Dispatching; 3], vec![Queued; 2]));
+}
+
 /// The only route with room has refused it, so it was set aside; those behind it take all other room at once.
 #[test]
 fn room_is_offered_to_a_message_that_was_set_aside_before_those_behind_it() {
