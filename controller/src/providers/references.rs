@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
+use crate::domain::message::SEGMENTS_MAX;
 use crate::sql_params;
 use crate::store::{Catalog, Row, SqlError, Tx};
 
@@ -44,11 +45,12 @@ pub fn reference(attempt: Attempt, segments: u8) -> Box<str> {
     format!("{}-{}-{segments}", attempt.message, attempt.number).into()
 }
 
+/// Whoever calls back may write anything: each segment makes a report, so there are no more than a message can have.
 pub fn parse(reference: &str) -> Option<Known> {
     let mut parts = reference.trim().split('-');
     let message = MessageId::parse(parts.next()?).ok()?;
     let number = parts.next()?.parse().ok()?;
-    let segments = parts.next()?.parse().ok()?;
+    let segments = parts.next()?.parse().ok().filter(|segments| (1..=SEGMENTS_MAX).contains(segments))?;
     let known = Known { attempt: Attempt { message, number }, segments, segment: None, to: None };
     parts.next().is_none().then_some(known)
 }
@@ -212,6 +214,9 @@ mod tests {
         let wrong = ["", "msg_1-1-1", &text[..34], &format!("{text}-1"), &text.replace("msg", "sim"), "a-b-c"];
         for text in wrong {
             assert_eq!(parse(text), None, "{text}");
+        }
+        for segments in [0, SEGMENTS_MAX + 1, u8::MAX] {
+            assert_eq!(parse(&reference(known.attempt, segments)), None, "{segments} segments");
         }
     }
 
