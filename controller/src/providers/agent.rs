@@ -24,7 +24,7 @@ use crate::fleet::cut;
 /// Results of attempts that are remembered, to answer the same again.
 const FINISHED_MAX: usize = 4_096;
 /// Unacknowledged reports beyond which callbacks are told to come again.
-const REPORTS_MAX: usize = 20_000;
+pub const REPORTS_MAX: usize = 20_000;
 /// The longest pause that a maker may ask for.
 const PAUSE_MS_MAX: u64 = 300_000;
 const ERROR_BYTES_MAX: usize = 120;
@@ -311,9 +311,9 @@ impl Agent {
         self.next_position - 1
     }
 
-    /// Whether there is room for what callbacks tell.
-    pub fn has_room(&self) -> bool {
-        self.reports.len() < REPORTS_MAX
+    /// Whether there is room for so many reports of what callbacks tell.
+    pub fn has_room(&self, reports: usize) -> bool {
+        self.reports.len() + reports <= REPORTS_MAX
     }
 
     /// Everything up to here is acknowledged.

@@ -197,7 +197,10 @@ impl Actor for Session {
     ) -> Result<(), ActorProcessingErr> {
         let now = state.parts.clock.now();
         match message {
-            Message::Frames(frames) => frames.into_iter().for_each(|frame| state.agent.handle(frame, now)),
+            Message::Frames(frames) => {
+                frames.into_iter().for_each(|frame| state.agent.handle(frame, now));
+                state.room_again(now);
+            }
             Message::Answered(answered) => state.answered(*answered, now),
             Message::News(news) => state.news(*news, now),
             Message::Polled { asked, receipts } => state.polled(&asked, receipts, now),
@@ -351,7 +354,7 @@ impl State {
         if self.agent.is_idle() {
             if self.draining {
                 // Whoever has called back hears first that it was taken.
-                if self.waiting.is_empty() {
+                if self.waiting.is_empty() && self.early.is_empty() {
                     myself.stop(None);
                 }
             } else if std::mem::take(&mut self.relink) {
@@ -534,3 +537,6 @@ pub(super) fn new_live(parts: &Parts, provider: &Provider) -> Shared {
     let now_ms = parts.clock.now().unix_ms;
     Arc::new(parking_lot::Mutex::new(LiveState::new(now_ms, provider.noted.clone())))
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,8 @@ impl State {
     pub(super) fn answered(&mut self, answered: Answered, now: Now) {
         let Answered { batch, told, ids } = answered;
         if told.late {
-            return self.agent.not_submitted(batch.number, NotSent::LeaseOver, now);
+            self.agent.not_submitted(batch.number, NotSent::LeaseOver, now);
+            return self.retry_early(now);
         }
         self.note_answer(&told, now);
         for (place, id, known) in ids {

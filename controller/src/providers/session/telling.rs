@@ -13,16 +13,22 @@ use super::parts::Part;
 use super::{Message, State, Way};
 use crate::domain::Now;
 
-/// Reports that came before the answer to what they are about.
+/// Callbacks that wait, and the reports in all of them.
 const EARLY_MAX: usize = 1_000;
+const EARLY_RECEIPTS_MAX: usize = 10_000;
+/// Room at which those go on that had none: not for every report that is acknowledged.
+const SLICE: usize = 1_000;
 
-/// Reports of a callback that wait for the answers of requests under way.
+/// Reports of a callback that wait for the answers of requests under way, or for room.
 pub(super) struct Early {
-    pub(super) unknown: Vec<Receipt>,
+    /// What is not told yet; with the attempt, where that is known.
+    receipts: Vec<(Option<Known>, Receipt)>,
+    /// There was no room for the rest.
+    short: bool,
     /// The last batch at that time: when it and all before are answered, nobody will ever know.
-    pub(super) batch: u64,
-    pub(super) position: u64,
-    pub(super) reply: Option<oneshot::Sender<()>>,
+    batch: u64,
+    position: u64,
+    reply: Option<oneshot::Sender<()>>,
 }
 
 /// A message that was submitted, while it is fresh.
@@ -33,49 +39,76 @@ pub(super) struct Fresh {
 }
 
 impl State {
-    /// What a callback has told. Reports about what nobody knows yet wait until the requests under way are answered.
+    /// What a callback has told. Reports about what nobody knows yet wait until the requests under way are answered. One may
+    /// make more reports than there is room for: it is told in slices, as the shard acknowledges them.
     pub(super) fn news(&mut self, news: News, now: Now) {
-        if !self.agent.has_room() || self.early.len() >= EARLY_MAX {
+        if !self.agent.has_room(news.inbound.len().max(1)) {
             // Nobody is told that it was taken, so the maker repeats it.
             return;
         }
-        let mut position = 0;
-        let mut unknown = Vec::new();
-        for (known, receipt) in news.receipts {
-            match known.or_else(|| self.fresh(&receipt)) {
-                Some(known) => position = position.max(self.receipt(known, &receipt, now)),
-                None => unknown.push(receipt),
-            }
-        }
+        let batch = self.agent.batches().max().unwrap_or(0);
+        let mut early = Early { receipts: news.receipts, short: false, batch, position: 0, reply: news.reply };
         for inbound in news.inbound {
             let slot = self.slots.of(&inbound.to);
             let message = inbound_message(self.provider.id, slot, inbound, now.unix_ms);
             self.live.lock().counters.inbound += 1;
-            position = self.agent.inbound(message, now.unix_ms);
+            early.position = self.agent.inbound(message, now.unix_ms);
         }
-        let batch = self.agent.batches().max().unwrap_or(0);
-        self.early.push(Early { unknown, batch, position, reply: news.reply });
-        self.retry_early(now);
+        self.tell(&mut early, now);
+        let receipts: usize = self.early.iter().map(|early| early.receipts.len()).sum();
+        let fits = self.early.len() < EARLY_MAX && receipts + early.receipts.len() <= EARLY_RECEIPTS_MAX;
+        // What is told already and is repeated with the rest does no harm.
+        if fits || early.receipts.is_empty() {
+            self.keep(early);
+        }
     }
 
+    /// A request was answered: some may be known now.
     pub(super) fn retry_early(&mut self, now: Now) {
-        if self.early.is_empty() {
-            return;
+        self.tell_early(|_| true, now);
+    }
+
+    /// The shard has acknowledged reports.
+    pub(super) fn room_again(&mut self, now: Now) {
+        if self.early.iter().any(|early| early.short) && self.agent.has_room(SLICE) {
+            self.tell_early(|early| early.short, now);
         }
-        let first = self.agent.batches().min().unwrap_or(u64::MAX);
+    }
+
+    fn tell_early(&mut self, which: impl Fn(&Early) -> bool, now: Now) {
         for mut early in std::mem::take(&mut self.early) {
-            for receipt in std::mem::take(&mut early.unknown) {
-                match self.fresh(&receipt) {
-                    Some(known) => early.position = early.position.max(self.receipt(known, &receipt, now)),
-                    None if first <= early.batch => early.unknown.push(receipt),
-                    None => early.position = early.position.max(self.nobodys(&receipt, now)),
-                }
+            if which(&early) {
+                self.tell(&mut early, now);
             }
-            if !early.unknown.is_empty() {
-                self.early.push(early);
-            } else if let Some(reply) = early.reply {
-                self.waiting.push((early.position, reply));
+            self.keep(early);
+        }
+    }
+
+    fn keep(&mut self, early: Early) {
+        if !early.receipts.is_empty() {
+            self.early.push(early);
+        } else if let Some(reply) = early.reply {
+            self.waiting.push((early.position, reply));
+        }
+    }
+
+    /// Tells the shard what can be told now. The rest stays, in its order.
+    fn tell(&mut self, early: &mut Early, now: Now) {
+        let first = self.agent.batches().min().unwrap_or(u64::MAX);
+        early.short = false;
+        for (known, receipt) in std::mem::take(&mut early.receipts) {
+            let known = known.or_else(|| self.fresh(&receipt));
+            let is_early = known.is_none() && first <= early.batch;
+            early.short |= !is_early && !self.agent.has_room(known.map_or(1, |known| reports_of(known, &receipt)));
+            if is_early || early.short {
+                early.receipts.push((known, receipt));
+                continue;
             }
+            let position = match known {
+                Some(known) => self.receipt(known, &receipt, now),
+                None => self.nobodys(&receipt, now),
+            };
+            early.position = early.position.max(position);
         }
     }
 
@@ -113,7 +146,7 @@ impl State {
         let at_ms = receipt.at_ms.unwrap_or(now.unix_ms);
         let Known { attempt, segments, segment, .. } = known;
         let segment = receipt.segment.or(segment);
-        let planned = by_reference(receipt).map_or(segments, |named| named.segments);
+        let planned = planned(known, receipt);
         let undelivered = |state: &mut Self, refusal: &Refusal| {
             state.live.lock().counters.undelivered += 1;
             // More parts than were planned: the shard cannot know that others than this one may have arrived.
@@ -180,5 +213,19 @@ impl State {
                 tracing::debug!(provider = %id, %error, "settled messages will be asked about once more");
             }
         });
+    }
+}
+
+/// Segments that the shard knows of; a maker may have made more of it, or fewer.
+fn planned(known: Known, receipt: &Receipt) -> u8 {
+    by_reference(receipt).map_or(known.segments, |named| named.segments)
+}
+
+/// The most reports that a receipt makes.
+fn reports_of(known: Known, receipt: &Receipt) -> usize {
+    match receipt.state {
+        ReceiptState::Pending => 0,
+        ReceiptState::Delivered => usize::from(planned(known, receipt).max(1)),
+        ReceiptState::Failed(_) | ReceiptState::Expired => 1,
     }
 }

@@ -2,6 +2,7 @@
 //! durable. The order of things is that of `providers/callbacks.rs` and `providers/session/telling.rs`.
 
 use flotilla_controller::domain::Now;
+use flotilla_controller::domain::message::SEGMENTS_MAX;
 use flotilla_controller::providers::news::{by_reference, inbound_message};
 use flotilla_controller::providers::references::Known;
 use flotilla_protocol::id::ShardId;
@@ -49,7 +50,8 @@ impl Node {
     pub(in crate::sim::node) fn news(&mut self, call: Call, cx: &mut Cx) {
         let now = self.now(cx);
         let account = call.account;
-        let Some(session) = self.mind.accounts.get_mut(&account).filter(|session| session.agent.has_room()) else {
+        let session = self.mind.accounts.get_mut(&account);
+        let Some(session) = session.filter(|session| session.agent.has_room(SEGMENTS_MAX.into())) else {
             return self.answer_call(&call, false, cx);
         };
         cx.log(|| format!("p{account} tells c{}: {:?}", self.number, call.news));
