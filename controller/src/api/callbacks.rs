@@ -1,16 +1,21 @@
 //! Where providers call back. No API key: the path has the account's token, and the provider's signature is checked. A body is
-//! only read for a path that has the token, so it may be long: some providers tell of a thousand messages at once. Whichever
-//! controller is called hands the request to the leader of the tenant's shard; it is answered when all of it is durable.
+//! only read for a path that has the token, so it may be long: some providers tell of a thousand messages at once. All together
+//! have so much room; who finds none is told to come again. Whichever controller is called hands the request to the leader of
+//! the tenant's shard; it is answered when all of it is durable.
 //!
 //! Not in the OpenAPI document: providers write these requests, each in its own way.
 
-use axum::body::{Body, Bytes};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use flotilla_protocol::id::ProviderId;
 use flotilla_providers::{Callback, CallbackError};
+use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
 use url::Url;
 
 use super::problem::{Code, Problem};
@@ -20,6 +25,10 @@ use crate::providers::callbacks::CallbackProblem;
 
 pub const PATH: &str = "/v1/callbacks/{maker}/{id}/{token}";
 const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bodies of all callbacks under way: each is held until the shard has answered.
+pub const HELD_BYTES_MAX: usize = 64 * BODY_BYTES_MAX;
+/// A maker that sends slower than this holds room that others need.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 pub async fn take(
     State(api): State<Api>,
@@ -30,13 +39,29 @@ pub async fn take(
     // What is no id is as unknown as any other.
     let id = ProviderId::parse(&id).map_err(|_| problem(&CallbackProblem::NotFound))?;
     let provider = api.providers.addressed(&maker, id, &token).await.map_err(|error| problem(&error))?;
-    let body = json::read(body, BODY_BYTES_MAX).await?;
+    let _held = hold(&api, &body)?;
+    let body = read(body).await?;
     let (tenant, leader) = (provider.tenant, api.clone());
     let here = move |parts: Parts, body: Bytes| {
         let (api, provider) = (leader.clone(), provider.clone());
         async move { answer(&api, &provider, &parts, body).await.unwrap_or_else(IntoResponse::into_response) }
     };
     forward::whole(&api, tenant, parts, body, here).await
+}
+
+/// Room for a body: as long as it says that it is, else as long as it may be.
+fn hold<'a>(api: &'a Api, body: &Body) -> Result<SemaphorePermit<'a>, Problem> {
+    let length = body.size_hint().upper().and_then(|length| usize::try_from(length).ok());
+    let bytes = length.unwrap_or(BODY_BYTES_MAX).min(BODY_BYTES_MAX) as u32;
+    api.callback_bytes.try_acquire_many(bytes).map_err(|_| {
+        metrics::counter!("flotilla_provider_callbacks_without_room_total").increment(1);
+        Problem::busy("more callbacks are under way than there is room for; send it again", 2)
+    })
+}
+
+async fn read(body: Body) -> Result<Bytes, Problem> {
+    let slow = |_| Problem::busy("the body did not come in time; send it again", 2);
+    timeout(BODY_DEADLINE, json::read(body, BODY_BYTES_MAX)).await.map_err(slow)?
 }
 
 async fn answer(
@@ -76,5 +101,19 @@ fn problem(error: &CallbackProblem) -> Problem {
         CallbackProblem::Refused(_) => Problem::new(Code::Forbidden, error.to_string()),
         CallbackProblem::TooMany => Problem::new(Code::RateLimited, error.to_string()).retry_after(1),
         CallbackProblem::NotTaken => Problem::busy("the report is not taken; send it again", 2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let never = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        assert_eq!(read(never).await.unwrap_err().code(), Code::Busy);
+        assert_eq!(read(Body::from("abc")).await.unwrap(), "abc");
     }
 }

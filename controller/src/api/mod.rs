@@ -91,6 +91,8 @@ pub struct State {
     pub counters: Counters,
     /// Bulk uploads at a time.
     pub uploads: Arc<Semaphore>,
+    /// Bytes of providers' callbacks at a time.
+    pub callback_bytes: Semaphore,
     /// Cancelled when the node begins to shut down: endless answers end.
     pub closing: CancellationToken,
 }

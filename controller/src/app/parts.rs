@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::api::auth::KeyRing;
+use crate::api::callbacks::HELD_BYTES_MAX;
 use crate::api::messages::pins::Pins;
 use crate::api::{Api, Counters, State};
 use crate::ca::{Ca, TrustDomain};
@@ -331,6 +332,7 @@ pub(super) fn make_api(
         cluster,
         clock,
         uploads: Arc::new(Semaphore::new(config.limits.bulk_uploads_max)),
+        callback_bytes: Semaphore::new(HELD_BYTES_MAX),
         limits: config.limits.clone(),
         counters: Counters::default(),
         closing,

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use self::smpp::{Seen, Smsc};
 use super::{Answer, World};
+use crate::api::callbacks::HELD_BYTES_MAX;
 use crate::providers::tests::maker::{SIGNATURE, THANKS, signature};
 use crate::providers::tests::service::{Mood, Service, Taken};
 
@@ -168,6 +169,24 @@ async fn a_callback_may_be_as_long_as_a_thousand_reports() {
     let told = world.call_back(id(&provider), &json!({ "reports": reports })).await;
     assert_eq!(told.status, 200, "{told:?}");
     world.until_state(&message, "delivered").await;
+    world.node.shutdown().await;
+}
+
+/// Bodies are held until the shard has answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn callbacks_have_so_much_room_and_no_more() {
+    let (world, service) = (world().await, Service::start(Mood::Take).await);
+    let provider = world.add(&account(&service)).await;
+    let nobodys = report("nobody", "delivered");
+    let (room, length) = (&world.node.api.callback_bytes, nobodys.to_string().len());
+    let others = room.try_acquire_many((HELD_BYTES_MAX - length + 1) as u32).unwrap();
+    let refused = world.call_back(id(&provider), &nobodys).await;
+    assert_eq!((refused.problem(), refused.header("retry-after")), ((503, "busy"), "2"));
+    drop(others);
+    let others = room.try_acquire_many((HELD_BYTES_MAX - length) as u32).unwrap();
+    assert_eq!(world.call_back(id(&provider), &nobodys).await.status, 200);
+    drop(others);
+    assert_eq!(room.available_permits(), HELD_BYTES_MAX, "all of it is given back");
     world.node.shutdown().await;
 }
 
