@@ -85,7 +85,7 @@ pub struct Receipt {
     pub reference: Option<Box<str>>,
     /// The maker's id.
     pub id: Option<Box<str>>,
-    /// Segment from 0, where reports are by segment; none when they are for the whole message.
+    /// Segment from 0, where reports are by segment; none when they are for the whole message, as those of a single segment are.
     pub segment: Option<u8>,
     pub state: ReceiptState,
     /// When it happened (Unix ms), where told.

@@ -384,6 +384,23 @@ async fn a_message_is_delivered_when_all_of_its_parts_are() {
     world.node.shutdown().await;
 }
 
+/// One report for all parts that a maker has made of what was planned as one: the others may have arrived.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_its_maker_has_cut_does_not_go_out_again() {
+    let (world, service) = (world().await, Service::start(Mood::Take).await);
+    let mut echo = account(&service);
+    echo["maker"] = json!("test-echo");
+    let provider = world.add(&echo).await;
+    let message = world.send("hello").await;
+    let taken = service.takes(1).await;
+    world.until_state(&message, "sent").await;
+    let lost = json!({"reports": [{"ref": taken[0].message["ref"], "segment": 0, "state": "lost"}]});
+    assert_eq!(world.call_back(id(&provider), &lost).await.status, 200);
+    let failed = world.until_state(&message, "failed").await;
+    assert_eq!((&failed["attempts"], service.taken().len()), (&json!(1), 1), "{failed}");
+    world.node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_come_in_are_kept_once() {
     let (world, service) = (world().await, Service::start(Mood::Take).await);

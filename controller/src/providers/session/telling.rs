@@ -149,8 +149,10 @@ impl State {
         let planned = planned(known, receipt);
         let undelivered = |state: &mut Self, refusal: &Refusal| {
             state.live.lock().counters.undelivered += 1;
-            // More parts than were planned: the shard cannot know that others than this one may have arrived.
-            let others = segment.is_some() && planned == 1 && segments > 1;
+            // More parts than were planned: the shard cannot know that others than this one may have arrived. A receipt that
+            // names its part is of a text that was cut, however few its account has been told of.
+            let more = segments > 1 || receipt.segment.is_some();
+            let others = segment.is_some() && planned == 1 && more;
             let class = if others { ErrorClass::Permanent } else { refusal.class };
             state.agent.undelivered(attempt, segment, &Refusal { class, ..refusal.clone() }, at_ms)
         };

@@ -78,7 +78,7 @@ fn receipts(value: &Value) -> Vec<Receipt> {
         Some(Receipt {
             reference: text(value, "ref"),
             id: text(value, "id"),
-            segment: None,
+            segment: value["segment"].as_u64().and_then(|segment| segment.try_into().ok()),
             state: state(value["state"].as_str()?)?,
             at_ms: None,
             price: value["price"].as_u64().map(|micros| (micros, "USD".into())),
