@@ -1,3 +1,5 @@
+//! How texts are planned: alphabets, tables, sizes at the borders of segments, and any text at all.
+
 use proptest::prelude::*;
 
 use super::super::Language;

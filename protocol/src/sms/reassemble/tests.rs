@@ -1,3 +1,5 @@
+//! Joining segments: in any order, doubled, mixed, late, and more of them than there is room for.
+
 use proptest::prelude::*;
 
 use super::super::tpdu::{DataCoding, UserData};

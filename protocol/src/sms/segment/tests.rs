@@ -1,3 +1,5 @@
+//! Segments: known octets, all planned segments read back as their text, and data.
+
 use data_encoding::HEXUPPER;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! TPDUs: known octets and what they mean, there and back, and any octets at all.
+
 use data_encoding::HEXUPPER;
 use proptest::prelude::*;
 
