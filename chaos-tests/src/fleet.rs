@@ -2,9 +2,49 @@
 //! the same way: from codes, a profile and a seed, in files that lie beside each other and are told apart by a number.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, ensure};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::client::Client;
 use crate::process::{Program, Programs};
 use crate::scenario::path;
+
+const ONLINE_DEADLINE: Duration = Duration::from_secs(60);
+/// Between two questions.
+const POLL_PAUSE: Duration = Duration::from_millis(500);
+
+/// Invites devices of these names. Their codes, one in a line.
+pub(crate) async fn invite(client: &Client, names: impl Iterator<Item = String>) -> anyhow::Result<String> {
+    let mut codes = String::new();
+    for name in names {
+        let enrolment = client.call(Method::POST, "/v1/enrollments", Some(json!({ "device_name": name }))).await?;
+        codes.push_str(enrolment["uri"].as_str().context("no uri in the answer")?);
+        codes.push('\n');
+    }
+    Ok(codes)
+}
+
+/// Waits until all of so many devices are online, unless the check of the processes fails.
+pub(crate) async fn wait_until_online(
+    client: &Client,
+    devices: usize,
+    mut check: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let until = Instant::now() + ONLINE_DEADLINE;
+    loop {
+        check()?;
+        let health = client.call(Method::GET, "/v1/fleet/health", None).await?;
+        let online = health["devices"]["online"].as_u64().context("no count of devices online")?;
+        if online as usize == devices {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "{online} of {devices} devices are online");
+        tokio::time::sleep(POLL_PAUSE).await;
+    }
+}
 
 /// What a fleet is made of.
 pub(crate) struct Fleet<'a> {

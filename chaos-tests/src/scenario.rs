@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Listed};
-use crate::fleet::{Fleet, radio_logs, troubled};
+use crate::fleet::{self, Fleet, radio_logs, troubled};
 use crate::invariants::{self, Violation};
 use crate::process::{Program, Programs};
 use crate::promises::Promises;
@@ -201,36 +201,18 @@ impl Site {
         for n in 0..options.fleets {
             site.add_fleet(programs, n, options).await?;
         }
-        site.wait_until_online(options.fleets * options.devices_per_fleet).await?;
+        let (client, devices) = (site.client.clone(), options.fleets * options.devices_per_fleet);
+        fleet::wait_until_online(&client, devices, || site.check_alive()).await?;
         Ok(site)
     }
 
     async fn add_fleet(&mut self, programs: &Programs, n: usize, options: &Options) -> anyhow::Result<()> {
-        let mut codes = String::new();
-        for device in 0..options.devices_per_fleet {
-            let body = json!({ "device_name": format!("fleet {n} device {device}") });
-            let enrolment = self.client.call(Method::POST, "/v1/enrollments", Some(body)).await?;
-            codes.push_str(enrolment["uri"].as_str().context("no uri in the answer")?);
-            codes.push('\n');
-        }
+        let names = (0..options.devices_per_fleet).map(|device| format!("fleet {n} device {device}"));
+        let codes = fleet::invite(&self.client, names).await?;
         let profile = troubled(0);
         let fleet = Fleet { folder: &self.folder, number: n, codes: &codes, profile: &profile, seed: options.seed };
         self.fleets.push(fleet.start(programs)?);
         Ok(())
-    }
-
-    async fn wait_until_online(&mut self, devices: usize) -> anyhow::Result<()> {
-        let until = Instant::now() + START_DEADLINE;
-        loop {
-            self.check_alive()?;
-            let health = self.client.call(Method::GET, "/v1/fleet/health", None).await?;
-            let online = health["devices"]["online"].as_u64().context("no count of devices online")?;
-            if online as usize == devices {
-                return Ok(());
-            }
-            ensure!(Instant::now() < until, "{online} of {devices} devices are online");
-            tokio::time::sleep(POLL_PAUSE).await;
-        }
     }
 
     fn check_alive(&mut self) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Options;
 use super::fleet::{DEVICES, FLEETS, Kind};
 use crate::client::Client;
-use crate::fleet::{Fleet, radio_logs};
+use crate::fleet::{self, Fleet, radio_logs};
 use crate::process::{Program, Programs};
 use crate::provider_server::{ProviderServer, Script, Settings};
 use crate::scenario::{free_tcp_address, free_udp_address, path};
@@ -126,31 +126,13 @@ impl Site {
 
     async fn add_fleet(&mut self, programs: &Programs, kind: &Kind, seed: u64) -> anyhow::Result<()> {
         let n = self.fleets.len();
-        let mut codes = String::new();
-        for device in 0..DEVICES {
-            let body = json!({ "device_name": format!("{} {device}", kind.name) });
-            let enrolment = self.client.call(Method::POST, "/v1/enrollments", Some(body)).await?;
-            codes.push_str(text(&enrolment, "uri")?);
-            codes.push('\n');
-        }
+        let names = (0..DEVICES).map(|device| format!("{} {device}", kind.name));
+        let codes = fleet::invite(&self.client, names).await?;
         let fleet = Fleet { folder: &self.folder, number: n, codes: &codes, profile: kind.profile, seed };
         self.fleets.push(fleet.start(programs)?);
-        self.wait_until_online(self.fleets.len() * DEVICES).await?;
+        let (client, devices) = (self.client.clone(), self.fleets.len() * DEVICES);
+        fleet::wait_until_online(&client, devices, || self.check_alive()).await?;
         self.know_devices(kind).await
-    }
-
-    async fn wait_until_online(&mut self, devices: usize) -> anyhow::Result<()> {
-        let until = Instant::now() + START_DEADLINE;
-        loop {
-            self.check_alive()?;
-            let health = self.client.call(Method::GET, "/v1/fleet/health", None).await?;
-            let online = health["devices"]["online"].as_u64().context("no count of devices online")?;
-            if online as usize == devices {
-                return Ok(());
-            }
-            ensure!(Instant::now() < until, "{online} of {devices} devices are online");
-            tokio::time::sleep(POLL_PAUSE).await;
-        }
     }
 
     /// The SIMs that have come with a fleet get their limits.
